@@ -1,0 +1,351 @@
+"""A method is one function with one declaration; everything else is derived from it."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Annotated, Any, Literal, TypeVar
+
+from torch import Tensor
+
+from .errors import UsageError, unknown
+from .operators import Family
+from .result import Result, Scale
+
+
+class Need(Enum):
+    """What a method is given, in the order of its positional parameters after `model`."""
+
+    IMAGE = "x"
+    TARGET = "target"
+    LAYER = "layer"
+    UNIT = "unit"
+    DATA = "data"
+    CHECKPOINTS = "checkpoints"
+    MASK = "mask"
+    GENERATOR = "generator"
+
+
+IMAGE, TARGET, LAYER, UNIT, DATA = Need.IMAGE, Need.TARGET, Need.LAYER, Need.UNIT, Need.DATA
+CHECKPOINTS, MASK, GENERATOR = Need.CHECKPOINTS, Need.MASK, Need.GENERATOR
+
+FamilyTag = Literal[
+    "parameters",
+    "features",
+    "sensitivity",
+    "decomposition",
+    "perturbation",
+    "synthesis",
+    "data",
+    "proxy",
+    "by-case",
+    "by-text",
+    "by-design",
+    "theory",
+]
+Law = Literal["completeness", "conservation", "linearity", "symmetry", "class sensitive", "weights sensitive"]
+
+
+@dataclass(frozen=True)
+class Tags:
+    """How the catalogue files a method."""
+
+    family: FamilyTag
+    focus: Literal["model", "data", "both"] = "model"
+    when: Literal["post-hoc", "ad-hoc"] = "post-hoc"
+    level: Literal["low", "mid", "high", "any"] = "any"
+
+
+@dataclass(frozen=True)
+class Range:
+    """Bounds of a number, both included unless `open_low` or `open_high`."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    open_low: bool = False
+    open_high: bool = False
+
+    def holds(self, value: float) -> bool:
+        """Whether the value lies inside; NaN never does."""
+        above = value > self.low if self.open_low else value >= self.low
+        below = value < self.high if self.open_high else value <= self.high
+        return above and below
+
+    def __str__(self) -> str:
+        left, right = ("above " if self.open_low else ""), ("below " if self.open_high else "")
+        if self.high == math.inf:
+            return f"{left or 'at least '}{self.low:g}"
+        if self.low == -math.inf:
+            return f"{right or 'at most '}{self.high:g}"
+        return f"{left}{self.low:g} to {right}{self.high:g}"
+
+
+LayerName = Annotated[str | None, "layer to read; chosen and said when not given"]
+"""Type of a `layer` option: None lets the method choose, aloud."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One option of a method, as its signature declares it."""
+
+    name: str
+    type: str
+    default: Any
+    choices: tuple[str, ...] = ()
+    range: Range | None = None
+    optional: bool = False
+    help: str = ""
+
+    @property
+    def accepted(self) -> str:
+        """What values the option takes, in words."""
+        kinds = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a name"}
+        text = " or ".join(map(repr, self.choices)) if self.choices else kinds[self.type]
+        text += f", {self.range}" if self.range else ""
+        return text + (" or none" if self.optional else "")
+
+    def check(self, value: Any) -> Any:
+        """The value in the declared type (text is read); raises `UsageError` naming value and range."""
+        bad = UsageError(f"{self.name}={value!r}", self.accepted, f"{self.name}={self.default!r}")
+        if value is None or (isinstance(value, str) and value.casefold() == "none" and self.optional):
+            if self.optional:
+                return None
+            raise bad
+        if self.choices:
+            if value not in self.choices:
+                raise bad
+            return value
+        value = self._read(value, bad)
+        if self.range is not None and not self.range.holds(value):
+            raise bad
+        return value
+
+    def _read(self, value: Any, bad: UsageError) -> Any:
+        if self.type == "bool":
+            words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+            if isinstance(value, str) and value.casefold() in words:
+                return words[value.casefold()]
+            if isinstance(value, bool):
+                return value
+            raise bad
+        if self.type == "str":
+            if isinstance(value, str):
+                return value
+            raise bad
+        if isinstance(value, bool):
+            raise bad
+        try:
+            number = float(value)
+            if self.type == "int":
+                if number != int(number):
+                    raise bad
+                return int(number)
+        except (TypeError, ValueError, OverflowError):
+            raise bad from None
+        return number
+
+
+@dataclass(frozen=True)
+class RawPanel:
+    """A panel for a whole batch: `values` (N, H, W) or (N, 3, H, W); see `result.Panel`."""
+
+    title: str
+    values: Tensor
+    scale: Scale
+    unit: str = ""
+    labels: Mapping[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Raw:
+    """What a method hands back for a batch of N pictures; the runner makes one result per picture of it.
+
+    `values` has the batch first. Tensors of N numbers in `evidence` are split per picture, and so are lists of
+    N entries; anything else is shared. `extra` fills further fields of the result type the method gives.
+    """
+
+    values: Tensor
+    signed: bool = True
+    unit: str = ""
+    layer: str | None = None
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    panels: Mapping[str, RawPanel] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A registered method: its function and everything its declaration says."""
+
+    name: str
+    title: str
+    chapter: str
+    function: Callable[..., Any]
+    needs: tuple[Need, ...]
+    gives: type[Result]
+    paper: str
+    tags: Tags
+    caveat: str
+    passes: frozenset[Family]
+    laws: frozenset[Law]
+    random: bool
+    parameters: Mapping[str, Parameter]
+
+    @property
+    def summary(self) -> str:
+        """First line of the docstring."""
+        return (inspect.getdoc(self.function) or "").partition("\n")[0]
+
+    def options(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Every option with its value: given ones checked, the rest at their defaults.
+
+        Raises `UnknownNameError` for an option the method does not have, `UsageError` for a bad value.
+        """
+        for name in given:
+            if name not in self.parameters:
+                raise unknown(f"option of {self.name}", name, self.parameters)
+        out = {n: p.default for n, p in self.parameters.items()}
+        return out | {n: self.parameters[n].check(v) for n, v in given.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The declaration as plain JSON values."""
+        return {
+            "name": self.name,
+            "title": self.title,
+            "chapter": self.chapter,
+            "summary": self.summary,
+            "needs": [n.value for n in self.needs],
+            "gives": self.gives.kind,
+            "paper": self.paper,
+            "family": self.tags.family,
+            "focus": self.tags.focus,
+            "when": self.tags.when,
+            "level": self.tags.level,
+            "caveat": self.caveat,
+            "laws": sorted(self.laws),
+            "random": self.random,
+            "parameters": {
+                p.name: {
+                    "type": p.type,
+                    "default": p.default,
+                    "accepted": p.accepted,
+                    "choices": list(p.choices),
+                    "low": _finite(p.range and p.range.low),
+                    "high": _finite(p.range and p.range.high),
+                    "help": p.help,
+                }
+                for p in self.parameters.values()
+            },
+        }
+
+
+METHODS: dict[str, Method] = {}
+"""Every registered method by name. `cutaway.methods` fills it when imported."""
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def method(
+    *,
+    title: str,
+    chapter: str,
+    needs: set[Need],
+    gives: type[Result],
+    paper: str,
+    tags: Tags,
+    caveat: str,
+    passes: frozenset[Family] = frozenset(),
+    laws: set[Law] | None = None,
+    random: bool = False,
+) -> Callable[[F], F]:
+    """Register a function as a method.
+
+    The function's positional parameters are `model` and then the values of `needs`, in the order of `Need`;
+    its keyword-only parameters are its options, each annotated with a type and, in `Annotated`, a `Range` and a
+    line of help. It returns `Raw`, or is a generator that yields `Progress` and returns `Raw`. `passes` names the
+    operator families through which its backward rules let the plain gradient pass, stated in the notes;
+    `laws` the properties it promises on every network; `random` that it draws random numbers.
+    """
+
+    def register(function: F) -> F:
+        name = function.__name__
+        if name in METHODS and METHODS[name].function.__module__ != function.__module__:
+            raise ValueError(
+                f"method {name!r} declared in {METHODS[name].function.__module__} and {function.__module__}"
+            )
+        ordered = tuple(n for n in Need if n in needs)
+        signature = inspect.signature(function)
+        positional = [p.name for p in signature.parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+        expected = ["model", *(n.value for n in ordered if n.value not in _keyword_names(signature))]
+        if positional != expected:
+            raise ValueError(f"method {name!r} takes {positional}, its needs say {expected}")
+        hints = typing.get_type_hints(function, include_extras=True)
+        parameters = {
+            p.name: _parameter(p.name, hints[p.name], p.default)
+            for p in signature.parameters.values()
+            if p.kind is p.KEYWORD_ONLY
+        }
+        METHODS[name] = Method(
+            name,
+            title,
+            chapter,
+            function,
+            ordered,
+            gives,
+            paper,
+            tags,
+            caveat,
+            frozenset(passes),
+            frozenset(laws or ()),
+            random,
+            parameters,
+        )
+        return function
+
+    return register
+
+
+def get(name: str) -> Method:
+    """The method of that name; raises `UnknownNameError` with the nearest names."""
+    if name not in METHODS:
+        raise unknown("method", name, METHODS)
+    return METHODS[name]
+
+
+def _keyword_names(signature: inspect.Signature) -> set[str]:
+    return {p.name for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY}
+
+
+def _parameter(name: str, hint: Any, default: Any) -> Parameter:
+    help_text, span = "", None
+    if typing.get_origin(hint) is Annotated:
+        hint, *extras = typing.get_args(hint)
+        for extra in extras:
+            if isinstance(extra, Range):
+                span = extra
+            else:
+                help_text = str(extra)
+    optional = False
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        kept = [a for a in typing.get_args(hint) if a is not type(None)]
+        optional = len(kept) < len(typing.get_args(hint))
+        if len(kept) != 1:
+            raise ValueError(f"option {name!r}: a union of several types has no form")
+        hint = kept[0]
+        if typing.get_origin(hint) is Annotated:
+            hint = typing.get_args(hint)[0]
+    if typing.get_origin(hint) is Literal:
+        return Parameter(name, "choice", default, typing.get_args(hint), None, optional, help_text)
+    if hint not in (int, float, bool, str):
+        raise ValueError(f"option {name!r} has type {hint}; int, float, bool, str and Literal have forms")
+    return Parameter(name, hint.__name__, default, (), span, optional, help_text)
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
