@@ -1,0 +1,1 @@
+"""Drawing: numbers in, pictures and pages out. Sees numpy and Pillow, never torch."""

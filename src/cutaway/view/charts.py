@@ -1,0 +1,173 @@
+"""Plain drawings of the other kinds of result: pictures, patches, curves, tables, points."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from cutaway.core.result import Curves, Patches, Picture, Scatter, Table
+
+from .colors import OKABE_ITO, Array, finite, number, scale
+from .drawing import Drawing
+from .lettering import HAIRLINE, INK, MUTED, PAPER, font, plain, wrap, write
+from .raster import enlarge, fit, mosaic, to_image
+
+_COLORS = ["#%02x%02x%02x" % tuple(c) for c in OKABE_ITO[[4, 5, 2, 6, 1, 0, 7, 3]]]
+
+
+def picture_drawing(result: Picture) -> Drawing:
+    """A picture as it is, or a grid of grey maps on one scale."""
+    values = finite(result.values, f"values of {result.method}")
+    if result.scale == "picture":
+        height, width = values.shape[1:]
+        times = max(1, round(256 / max(height, width)))
+        return Drawing(
+            "picture", to_image(enlarge(np.moveaxis(values, 0, -1), height * times, width * times))
+        )
+    ends = scale(values, signed=bool((values < 0).any()), colors="grey")
+    times = max(1, round(48 / max(values.shape[1:])))
+    tiles = np.stack([enlarge(m, m.shape[0] * times, m.shape[1] * times) for m in ends.rgb(values)])
+    title = f"{len(values)} maps of {values.shape[1]} × {values.shape[2]}, one scale"
+    return Drawing(title, to_image(mosaic(tiles)), ends)
+
+
+def patches_drawing(result: Patches) -> Drawing:
+    """Patches in their order, each with its value under it."""
+    values = finite(result.values, f"values of {result.method}")
+    count = len(values)
+    height, width = values.shape[2:]
+    times = 96 / max(height, width)
+    high, wide = max(1, round(height * times)), max(1, round(width * times))
+    columns = math.isqrt(count - 1) + 1 if count else 1
+    rows = -(-count // columns)
+    sheet = Image.new("RGB", (columns * (wide + 6), max(1, rows * (high + 22))), PAPER)
+    pen = ImageDraw.Draw(sheet)
+    for i, patch in enumerate(values):
+        x, y = (i % columns) * (wide + 6), (i // columns) * (high + 22)
+        picture = fit(np.moveaxis(patch, 0, -1), high, wide, smooth=max(height, width) >= 48)
+        sheet.paste(to_image(picture), (x, y))
+        write(pen, x, y + high + 2, number(float(result.scores[i])), 12, MUTED)
+    return Drawing(f"{count} patches, strongest first, with their values", sheet)
+
+
+def curves_drawing(result: Curves) -> Drawing:
+    """Lines over their axis, each with its name at its end."""
+    values, x = finite(result.values, f"values of {result.method}"), finite(result.x, "the axis")
+    box = _Axes(640, 320, _range(x), _range(values), result.x_label, result.y_label)
+    ends: list[tuple[float, str, str]] = []
+    for i, (line, name) in enumerate(zip(values, result.names, strict=True)):
+        color = _COLORS[i % len(_COLORS)]
+        points = [box.at(float(a), float(b)) for a, b in zip(x, line, strict=True)]
+        box.pen.line(points, fill=color, width=2, joint="curve")
+        ends.append((points[-1][1], name, color))
+    box.label_ends(ends)
+    return Drawing("", box.image)
+
+
+def scatter_drawing(result: Scatter) -> Drawing:
+    """Points in the plane, coloured by label; the eighth colour stands for every further label."""
+    values = finite(result.values, f"values of {result.method}")
+    box = _Axes(560, 420, _range(values[:, 0]), _range(values[:, 1]), "", "")
+    names = sorted(set(result.labels), key=lambda n: (-list(result.labels).count(n), n))
+    place = {n: min(i, 7) for i, n in enumerate(names)}
+    for point, label in zip(values, result.labels, strict=True):
+        x, y = box.at(float(point[0]), float(point[1]))
+        box.pen.ellipse((x - 3, y - 3, x + 3, y + 3), fill=_COLORS[place[label]])
+    legend = [(_rgb(_COLORS[i]), n) for i, n in enumerate(names[:7])]
+    if len(names) > 7:
+        legend.append((_rgb(_COLORS[7]), names[7] if len(names) == 8 else f"{len(names) - 7} others"))
+    return Drawing(f"{len(values)} points; axes carry no unit", box.image, legend=tuple(legend))
+
+
+def table_drawing(result: Table) -> Drawing:
+    """The numbers in rows and columns, at most forty rows."""
+    values = finite(result.values, f"values of {result.method}")
+    shown = min(len(values), 40)
+    names = [wrap(r, 13, 220, 1)[0] for r in result.rows[:shown]]
+    left = 16 + max((font(13).getlength(n) for n in names), default=0)
+    cells = [[number(float(v)) for v in row] for row in values[:shown]]
+    heads = [wrap(c, 13, 160, 1)[0] for c in result.columns]
+    widths = [
+        20 + max(font(13).getlength(plain(t)) for t in [h, *(row[i] for row in cells)])
+        for i, h in enumerate(heads)
+    ]
+    image = Image.new("RGB", (round(left + sum(widths)), 24 + shown * 22), PAPER)
+    pen = ImageDraw.Draw(image)
+    edges = [left + sum(widths[: i + 1]) for i in range(len(widths))]
+    for edge, head in zip(edges, heads, strict=True):
+        write(pen, edge, 2, head, 13, MUTED, "ra")
+    for r, (name, row) in enumerate(zip(names, cells, strict=True)):
+        y = 24 + r * 22
+        pen.line((0, y, image.width, y), fill=HAIRLINE)
+        write(pen, 0, y + 3, name, 13)
+        for edge, text in zip(edges, row, strict=True):
+            write(pen, edge, y + 3, text, 13, INK, "ra")
+    more = f"first {shown} of {len(values)} rows" if shown < len(values) else ""
+    return Drawing("", image, remark=more)
+
+
+def _range(values: Array) -> tuple[float, float]:
+    low, high = float(np.min(values)), float(np.max(values))
+    return (low, high) if high > low else (low - 0.5, high + 0.5)
+
+
+def _rgb(color: str) -> tuple[float, float, float]:
+    r, g, b = bytes.fromhex(color[1:])
+    return r / 255, g / 255, b / 255
+
+
+class _Axes:
+    """A white sheet with a hairline frame and round numbers along two sides."""
+
+    def __init__(
+        self,
+        width: int,
+        height: int,
+        x: tuple[float, float],
+        y: tuple[float, float],
+        x_label: str,
+        y_label: str,
+    ) -> None:
+        self.x, self.y = x, y
+        self.left, self.top, self.right, self.bottom = 56, 24, width - 120, height - 40
+        self.image = Image.new("RGB", (width, height), PAPER)
+        self.pen = ImageDraw.Draw(self.image)
+        for value in ticks(*y):
+            at = self.at(x[0], value)[1]
+            self.pen.line((self.left, at, self.right, at), fill=HAIRLINE)
+            write(self.pen, self.left - 6, at, number(value), 12, MUTED, "rm")
+        for value in ticks(*x):
+            at = self.at(value, y[0])[0]
+            self.pen.line((at, self.bottom, at, self.bottom + 4), fill=MUTED)
+            write(self.pen, at, self.bottom + 6, number(value), 12, MUTED, "ma")
+        self.pen.line((self.left, self.bottom, self.right, self.bottom), fill=MUTED)
+        write(self.pen, 0, 0, y_label, 12, INK)
+        write(self.pen, self.right, self.bottom + 22, x_label, 12, INK, "ra")
+
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        """Where a point lies on the sheet."""
+        across = (x - self.x[0]) / (self.x[1] - self.x[0])
+        up = (y - self.y[0]) / (self.y[1] - self.y[0])
+        return self.left + across * (self.right - self.left), self.bottom - up * (self.bottom - self.top)
+
+    def label_ends(self, ends: Sequence[tuple[float, str, str]]) -> None:
+        """Names at the right end of each line, moved apart where they would overlap."""
+        last = -math.inf
+        for y, name, color in sorted(ends):
+            last = max(y, last + 15)
+            write(self.pen, self.right + 6, last, wrap(name, 12, 112, 1)[0], 12, color, "lm")
+
+
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """Round numbers between two ends, at most about `count`.
+
+    >>> ticks(0.0, 1.0)
+    [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    """
+    step = 10 ** math.floor(math.log10((high - low) / count))
+    step *= next(m for m in (1, 2, 5, 10) if (high - low) / (step * m) <= count)
+    first = math.ceil(low / step - 1e-9)
+    return [round(i * step, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]

@@ -1,0 +1,163 @@
+"""From a result to pictures: photograph, overlay, map and panels, each with the scale that reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from cutaway.core.result import Attribution, Panel
+
+from .colors import Array, Floats, Scale, Theme, finite, number, scale, span
+from .lettering import method_title
+from .raster import categories, color_picture, enlarge, fit, overlay, to_image
+
+LegendEntry = tuple[tuple[float, float, float], str]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One picture with its title and what reads it: a colour bar with its unit, or a legend.
+
+    `remark` is said under the picture; `scale` is None where colours are the picture's own.
+    """
+
+    title: str
+    picture: Image.Image
+    scale: Scale | None = None
+    unit: str = ""
+    legend: Sequence[LegendEntry] = ()
+    remark: str = ""
+
+
+def frame(image: Array) -> tuple[int, int]:
+    """Height and width at which a photograph is drawn: a whole multiple of its own where it is small.
+
+    >>> frame(np.zeros((32, 32, 3))), frame(np.zeros((224, 224, 3))), frame(np.zeros((300, 768, 3)))
+    ((256, 256), (224, 224), (150, 384))
+    """
+    height, width = image.shape[:2]
+    longest = max(height, width)
+    if longest > 384:
+        return max(1, round(height * 384 / longest)), max(1, round(width * 384 / longest))
+    times = max(1, round(256 / longest))
+    return height * times, width * times
+
+
+def drawings(result: Attribution, theme: Theme = "default") -> list[Drawing]:
+    """Photograph, overlay, map and every panel of an attribution."""
+    heat_scale = evidence_scale(result, theme)
+    said = remark(result)
+    return [
+        Drawing("what the network saw", to_image(photograph(result))),
+        Drawing("overlay", to_image(overlaid(result, theme)), heat_scale, result.unit, remark=said),
+        map_drawing(result, theme),
+        *(panel_drawing(p, result.image, theme) for p in result.panels.values()),
+    ]
+
+
+def evidence_scale(result: Attribution, theme: Theme = "default") -> Scale:
+    """The scale of the evidence summed over colours."""
+    return scale(finite(result.heat, f"values of {result.method}"), signed=result.signed, theme=theme)
+
+
+def photograph(result: Attribution) -> Floats:
+    """The photograph at the size it is drawn, (H, W, 3)."""
+    return _sized(np.clip(finite(result.image, "the photograph"), 0, 1), result.image)
+
+
+def overlaid(result: Attribution, theme: Theme = "default") -> Floats:
+    """The evidence over the photograph, (H, W, 3)."""
+    height, width = frame(result.image)
+    same = result.heat.shape == result.image.shape[:2]
+    heat = fit(finite(result.heat), height, width, smooth=not same)
+    return overlay(photograph(result), heat, evidence_scale(result, theme))
+
+
+def map_drawing(result: Attribution, theme: Theme = "default", *, enlarged: bool = True) -> Drawing:
+    """The plain map on its own grid; with `enlarged` at the photograph's size, cells as flat squares."""
+    height, width = frame(result.image) if enlarged else result.heat.shape
+    grid = " × ".join(map(str, result.values.shape[-2:]))
+    if result.values.ndim == 3:
+        colors = color_picture(result.values, signed=result.signed)
+        ends = scale(result.values, signed=result.signed, colors="grey")
+        title = f"in colour, {grid}"
+        return Drawing(title, _tile(colors, height, width), ends, result.unit, remark=remark(result))
+    ends = evidence_scale(result, theme)
+    picture = _indexed(result.heat, ends, height, width)
+    return Drawing(f"map, {grid}", picture, ends, result.unit, remark=remark(result))
+
+
+def panel_drawing(
+    panel: Panel, image: Array, theme: Theme = "default", *, size: tuple[int, int] | None = None
+) -> Drawing:
+    """A panel at the photograph's size (or `size`), with its bar or legend and its mark."""
+    height, width = size or frame(image)
+    finite(panel.values, f"panel {panel.title!r}")
+    ends, legend = None, []
+    if panel.scale == "picture":
+        picture = _tile(np.moveaxis(panel.values, 0, -1), height, width, smooth=True)
+    elif panel.scale == "categorical":
+        rgb, colors = categories(panel.values)
+        legend = _legend(colors, panel)
+        picture = to_image(enlarge(rgb, height, width))
+    else:
+        signed = panel.scale == "signed"
+        ends = scale(panel.values, signed=True, theme=theme) if signed else span(panel.values, theme=theme)
+        picture = _indexed(panel.values, ends, height, width)
+    if panel.mark is not None:
+        picture = _marked(picture, panel.mark, image.shape[:2])
+    flat = f"constant: {number(ends.low)} everywhere" if ends is not None and ends.flat else ""
+    return Drawing(panel.title, picture, ends, panel.unit, tuple(legend), flat)
+
+
+def remark(result: Attribution) -> str:
+    """What must be said of a map that shows nothing, or one number only; else nothing."""
+    low, high = float(result.heat.min()), float(result.heat.max())
+    if low == high == 0:
+        kind = "no evidence" if result.signed else "no positive evidence"
+        return f"all zero: {kind} at {result.layer or 'any position'}"
+    return f"constant: {number(low)} everywhere" if low == high else ""
+
+
+def title_of(result: Attribution) -> str:
+    """The method's name for people."""
+    return method_title(result.method)
+
+
+def _legend(colors: dict[int, tuple[float, float, float]], panel: Panel) -> list[LegendEntry]:
+    total = panel.values.size
+    entries = [(c, i, int((panel.values == i).sum())) for i, c in colors.items()]
+    named = entries if len(entries) <= 8 else entries[:7]
+    legend = [(c, f"{panel.labels.get(i, str(i))} {100 * n / total:.0f} %") for c, i, n in named]
+    if rest := entries[len(named) :]:
+        share = 100 * sum(n for _, _, n in rest) / total
+        legend.append((rest[0][0], f"{len(rest)} others {share:.0f} %"))
+    return legend
+
+
+def _indexed(values: Array, ends: Scale, height: int, width: int) -> Image.Image:
+    smooth = values.shape[0] > height or values.shape[1] > width
+    return to_image(ends.rgb(fit(values, height, width, smooth=smooth)))
+
+
+def _tile(picture: Array, height: int, width: int, *, smooth: bool = False) -> Image.Image:
+    return to_image(fit(np.clip(picture, 0, 1), height, width, smooth=smooth))
+
+
+def _sized(picture: Array, image: Array) -> Floats:
+    return fit(picture, *frame(image), smooth=False)
+
+
+def _marked(
+    picture: Image.Image, mark: tuple[float, float, float, float], size: tuple[int, ...]
+) -> Image.Image:
+    top, left, bottom, right = mark
+    y, x = picture.height / size[0], picture.width / size[1]
+    box = (left * x, top * y, max(left, right) * x - 1, max(top, bottom) * y - 1)
+    pen = ImageDraw.Draw(picture)
+    pen.rectangle(box, outline="#000000", width=3)
+    pen.rectangle((box[0] + 1, box[1] + 1, box[2] - 1, box[3] - 1), outline="#ffffff", width=1)
+    return picture
