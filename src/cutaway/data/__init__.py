@@ -1,0 +1,1 @@
+"""Image folders, data sets, labels, and generated scenes with known truth."""
