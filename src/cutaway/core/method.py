@@ -195,6 +195,7 @@ class Method:
     passes: frozenset[Family]
     laws: frozenset[Law]
     random: bool
+    single_pass: bool
     parameters: Mapping[str, Parameter]
 
     @property
@@ -263,6 +264,7 @@ def method(
     passes: frozenset[Family] = frozenset(),
     laws: set[Law] | None = None,
     random: bool = False,
+    single_pass: bool = False,
 ) -> Callable[[F], F]:
     """Register a function as a method.
 
@@ -270,7 +272,8 @@ def method(
     its keyword-only parameters are its options, each annotated with a type and, in `Annotated`, a `Range` and a
     line of help. It returns `Raw`, or is a generator that yields `Progress` and returns `Raw`. `passes` names the
     operator families through which its backward rules let the plain gradient pass, stated in the notes;
-    `laws` the properties it promises on every network; `random` that it draws random numbers.
+    `laws` the properties it promises on every network; `random` that it draws random numbers; `single_pass` that its
+    first evaluation is of the clean picture, so that the predicted class needs no pass of its own.
     """
 
     def register(function: F) -> F:
@@ -304,6 +307,7 @@ def method(
             frozenset(passes),
             frozenset(laws or ()),
             random,
+            single_pass,
             parameters,
         )
         return function

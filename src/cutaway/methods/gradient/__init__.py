@@ -1,0 +1,1 @@
+"""Attribution by the gradient of the target."""

@@ -1,0 +1,1 @@
+"""What changes when part of the picture changes."""

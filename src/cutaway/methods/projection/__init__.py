@@ -1,0 +1,1 @@
+"""Projecting activity back to pixels."""

@@ -1,0 +1,43 @@
+"""The plain gradient as a picture, the yardstick for deconvnet and guided backprop."""
+
+from typing import Annotated, Literal
+
+from torch import Tensor
+
+from cutaway.core.method import IMAGE, TARGET, Raw, Tags, method
+from cutaway.core.model import VisionModel
+from cutaway.core.result import Attribution
+from cutaway.core.target import Target
+
+from .reduce import Reduce, reduced
+from .rules import project
+
+
+@method(
+    title="Backpropagation",
+    chapter="projection",
+    needs={IMAGE, TARGET},
+    gives=Attribution,
+    paper="Simonyan, Vedaldi & Zisserman 2014, arXiv:1312.6034, sec. 4",
+    tags=Tags(family="sensitivity", level="high"),
+    caveat="The plain gradient: it shows what would change the score, and is noisy for deep networks.",
+    laws={"class sensitive", "weights sensitive"},
+    single_pass=True,
+)
+def backprop(
+    model: VisionModel,
+    x: Tensor,
+    target: Target,
+    *,
+    reduce: Reduce = "rgb",
+    seed: Annotated[Literal["gradient", "activation"], "what a hidden map starts from"] = "gradient",
+    keep: Annotated[Literal["map", "maximum"], "of a hidden map: all of it, or its strongest position"] = "map",
+) -> Raw:
+    """The signed gradient of the target in pixel space, (N, 3, H, W), as a colour picture.
+
+    The same figure as deconvnet and guided backprop with the ReLU's own rule, R where h>0.
+    Raises `MethodRefusedError` when the target cannot be differentiated.
+    """
+    done = project(model, x, target, {}, name="backprop", seed=seed, keep=keep)
+    heat, signed = reduced(done.picture, reduce)
+    return Raw(heat, signed=signed, unit="d target / d pixel", evidence={"score": done.value}, notes=done.notes)

@@ -1,0 +1,56 @@
+"""Guided backpropagation."""
+
+from typing import Annotated, Literal
+
+from torch import Tensor
+
+from cutaway.core.method import IMAGE, TARGET, Raw, RawPanel, Tags, method
+from cutaway.core.model import VisionModel
+from cutaway.core.operators import Family
+from cutaway.core.result import Attribution
+from cutaway.core.rules import Rule, plain
+from cutaway.core.target import Target
+
+from .reduce import Reduce, reduced
+from .rules import PASSES, deconvnet_relu, guided_relu, project, skip_contrast
+
+
+@method(
+    title="Guided backpropagation",
+    chapter="projection",
+    needs={IMAGE, TARGET},
+    gives=Attribution,
+    paper="Springenberg, Dosovitskiy, Brox & Riedmiller 2015, arXiv:1412.6806, sec. 3.4",
+    tags=Tags(family="sensitivity", level="mid"),
+    caveat="Sharp but nearly the same for every class, and it fails randomization tests: it shows edges the network can see.",
+    passes=PASSES,
+    laws={"weights sensitive"},
+    single_pass=True,
+)
+def guided_backprop(
+    model: VisionModel,
+    x: Tensor,
+    target: Target,
+    *,
+    reduce: Reduce = "rgb",
+    seed: Annotated[Literal["gradient", "activation"], "what a hidden map starts from"] = "gradient",
+    keep: Annotated[Literal["map", "maximum"], "of a hidden map: all of it, or its strongest position"] = "map",
+    compare: Annotated[bool, "add backprop and deconvnet beside it, from the same start"] = False,
+) -> Raw:
+    """The gradient with every ReLU passing only positive signals through open gates: R where h>0 and R>0.
+
+    Gives (N, 3, H, W). With `compare=True` the panels hold the figure input / backprop / deconvnet / guided.
+    Raises `MethodRefusedError` when an operator is out of the rule's reach.
+    """
+    rules: dict[Family, Rule] = {Family.RELU: guided_relu, Family.NORM: plain}
+    done = project(model, x, target, rules, name="guided_backprop", seed=seed, keep=keep)
+    panels = {}
+    if compare:
+        deconv: dict[Family, Rule] = {Family.RELU: deconvnet_relu, Family.NORM: skip_contrast}
+        tables: dict[str, dict[Family, Rule]] = {"backprop": {}, "deconvnet": deconv, "guided": rules}
+        for title, table in tables.items():
+            part = project(model, x, target, table, name=title, seed=seed, keep=keep)
+            panels[title] = RawPanel(title, part.picture, "picture", "signal")
+    heat, signed = reduced(done.picture, reduce)
+    evidence = {"score": done.value}
+    return Raw(heat, signed=signed, unit="guided signal", evidence=evidence, notes=done.notes, panels=panels)

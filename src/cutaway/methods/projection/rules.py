@@ -1,0 +1,139 @@
+"""The backward rules of projections, and one pass that uses them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from cutaway.core.audit import audit
+from cutaway.core.errors import MethodRefusedError
+from cutaway.core.model import VisionModel
+from cutaway.core.operators import Call, Family
+from cutaway.core.rules import Rule, backward_rules
+from cutaway.core.target import Channel, Target, Unit, not_differentiable, observe
+
+Seed = Literal["gradient", "activation"]
+Keep = Literal["map", "maximum"]
+
+PASSES = frozenset({Family.MAX_POOL, Family.NORM, Family.GATE, Family.MUL})
+"""Families whose plain gradient a projection lets pass; max pooling's is its switch."""
+
+
+def open_gate(call: Call) -> Tensor:
+    """Where the ReLU (or ReLU6) let its input through."""
+    h = call.inputs[0]
+    return (h > 0) & (h < call.arguments["high"])
+
+
+def deconvnet_relu(call: Call, signal: Tensor) -> tuple[Tensor | None, ...]:
+    """Rectify the signal itself: R>0 (Zeiler & Fergus 2014, sec. 2.1)."""
+    return (signal.clamp(min=0),)
+
+
+def guided_relu(call: Call, signal: Tensor) -> tuple[Tensor | None, ...]:
+    """Rectify the signal and keep the gate: R>0 and h>0 (Springenberg 2015, sec. 3.4)."""
+    return (signal.clamp(min=0) * open_gate(call),)
+
+
+def skip_contrast(call: Call, signal: Tensor) -> tuple[Tensor | None, ...]:
+    """Local response normalisation passes the signal as it is."""
+    return (signal,)
+
+
+def overwrite_pool(call: Call, signal: Tensor) -> tuple[Tensor | None, ...]:
+    """Unpooling that writes each signal at its switch; where windows overlap, the last in reading order stays.
+
+    The gradient of max pooling adds such signals instead. Equal for windows that do not overlap.
+    """
+    x = call.inputs[0]
+    spatial = x.ndim - 2 if x.ndim > 3 else x.ndim - 1
+    arguments = {k: v for k, v in call.arguments.items() if k != "return_indices"}
+    name = call.name.removesuffix("_with_indices")
+    indices = getattr(torch.nn.functional, name)(x, **arguments, return_indices=True)[1]
+    places, positions = indices.flatten(-spatial), signal.flatten(-spatial)
+    order = torch.arange(places.shape[-1], device=x.device).expand_as(places)
+    flat = x.flatten(-spatial)
+    last = torch.full(flat.shape, -1, dtype=torch.int64, device=x.device)
+    last = last.scatter_reduce(-1, places, order, "amax")
+    out = positions.gather(-1, last.clamp(min=0)) * (last >= 0)
+    return (out.view_as(x),)
+
+
+@dataclass(frozen=True)
+class Projection:
+    """A projected picture (N, 3, H, W), the target's value (N,), notes, and the families met on the way."""
+
+    picture: Tensor
+    value: Tensor
+    notes: tuple[str, ...]
+    families: frozenset[Family]
+
+
+def project(
+    model: VisionModel, x: Tensor, target: Target, rules: Mapping[Family, Rule], *, name: str, seed: Seed, keep: Keep
+) -> Projection:
+    """One forward and one backward pass under `rules`, keyed by family; NORM's acts on local response normalisation.
+
+    `seed="activation"` starts a hidden unit or map from its own values (everything else in the layer zero);
+    `"gradient"` from the derivative of the target. `keep="maximum"` keeps only a map's strongest position.
+    Raises `MethodRefusedError` when an operator is out of the rules' reach, or when no ReLU obeys them.
+    """
+    x = x.detach().requires_grad_()
+
+    def choose(call: Call) -> Rule | None:
+        other_norm = call.family is Family.NORM and call.name != "local_response_norm"
+        return None if other_norm or call.name == "amax" else rules.get(call.family)
+
+    with backward_rules(choose, model.network) as mode:
+        values = observe(model, x, target)
+    value = target.read(values)
+    notes = _reach(mode, [values[r.layer] for _, r in target.terms], target, name) if rules else ()
+    outputs, seeds = [], []
+    for weight, reader in target.terms:
+        activation = values[reader.layer]
+        if isinstance(reader, (Channel, Unit)) and (seed == "activation" or keep == "maximum"):
+            outputs.append(activation)
+            seeds.append(weight * _start(activation.detach(), reader, seed, keep))
+        else:
+            outputs.append(weight * reader.read(activation))
+            seeds.append(torch.ones_like(outputs[-1]))
+    if not all(o.requires_grad for o in outputs):
+        raise not_differentiable()
+    (picture,) = torch.autograd.grad(outputs, x, seeds)
+    return Projection(picture, value.detach(), notes, frozenset(mode.families))
+
+
+def _reach(mode: backward_rules, tensors: list[Tensor], target: Target, name: str) -> tuple[str, ...]:
+    """Refuse what the rules do not reach; the note on what passed as plain gradient."""
+    passed: dict[Family, int] = {}
+    for tensor in tensors:
+        passed |= audit(tensor, mode, passes=PASSES, method=name)
+    if not any(c.family is Family.RELU for c in mode.placed):
+        raise MethodRefusedError(
+            f"no ReLU lies between the picture and {target.label()}, so {name} would be the plain gradient",
+            "networks with ReLU",
+            "saliency or grad_cam",
+        )
+    stated = [f"{n} x {f.value}" for f, n in passed.items() if f is not Family.MAX_POOL]
+    return (f"passed as plain gradient: {', '.join(sorted(stated))}",) if stated else ()
+
+
+def _start(activation: Tensor, reader: Channel | Unit, seed: Seed, keep: Keep) -> Tensor:
+    """The signal at the layer: zero but for the unit or map that is asked about."""
+    mask = torch.zeros_like(activation)
+    if isinstance(reader, Unit):
+        mask[:, reader.channel, reader.row, reader.col] = 1
+    elif keep == "maximum" and activation.ndim == 4:
+        one = activation[:, reader.channel].flatten(1)
+        mask[:, reader.channel] = torch.nn.functional.one_hot(one.argmax(1), one.shape[1]).to(mask).view_as(
+            activation[:, reader.channel]
+        )
+    else:
+        mask[:, reader.channel] = 1
+        if seed == "gradient":
+            mask /= activation[0, 0].numel()  # the target is the map's mean
+    return mask * activation if seed == "activation" else mask
