@@ -20,11 +20,11 @@ class SamePadding(TorchFunctionMode):
     """While active, 2-D convolutions and poolings that pad do it as TensorFlow's "SAME".
 
     Along each axis of length n, with kernel k, stride s and dilation d, the padding is in total
-    max((ceil(n/s) - 1) * s + (k - 1) * d + 1 - n, 0) (tensorflow.org/api_docs/python/tf/nn, "Notes on padding");
-    its odd pixel goes to the end, where PyTorch pads both sides alike. The padding becomes an explicit `F.pad`
-    (with minus infinity before max pooling), so other modes see it as an operator. Calls whose padding already
-    agrees, that do not pad, or that name their padding ("same", "valid") run untouched. Average pooling keeps
-    its `count_include_pad`.
+    max((ceil(n/s) - 1) * s + (k - 1) * d + 1 - n, 0) (tensorflow.org/api_docs/python/tf/nn, "Notes on
+    padding"); its odd pixel goes to the end, where PyTorch pads both sides alike. The padding becomes an
+    explicit `F.pad` (with minus infinity before max pooling), so other modes see it as an operator. Calls
+    whose padding already agrees, that do not pad, or that name their padding ("same", "valid") run
+    untouched. Average pooling keeps its `count_include_pad`.
 
     >>> conv = torch.nn.Conv2d(1, 1, 3, stride=2, padding=1, bias=False)
     >>> _ = torch.nn.init.ones_(conv.weight)
