@@ -121,8 +121,10 @@ def _family(node: Any) -> Family | str | None:
         return Family.MUL if divided_by_live else "a product with a mask or copy computed from activations"
     if name == "Mul" and _is_swish(node):
         return Family.ACTIVATION
-    if name in _CHOOSING and mark == "seen" and live == 1:
+    if name in _CHOOSING and mark == "seen":
         return None
+    if name.startswith("ScaledDotProduct"):
+        return Family.ATTENTION
     return _NODES.get(name, name)
 
 

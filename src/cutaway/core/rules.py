@@ -165,8 +165,10 @@ class backward_rules(TorchFunctionMode):  # noqa: N801 - read as a verb: with ba
             if out.requires_grad and out.grad_fn is not None:
                 if derived and not placed:
                     self.bypasses.append(name)
-                else:
-                    out.grad_fn.metadata["cutaway"] = "placed" if placed else "seen"
+                    continue
+                out.grad_fn.metadata["cutaway"] = "placed" if placed else "seen"
+                if placed and out._base is not None and out._base.grad_fn is not None:
+                    out._base.grad_fn.metadata["cutaway"] = "placed"  # in place on a view: the base's CopySlices
             elif (live or derived) and name not in _FRESH:
                 self._derived[out] = name
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class Reader(ABC):
     """Reads one number per picture from the network's output (`layer` None) or from a layer's activation."""
 
-    layer: str | None = None
+    layer: str | None
 
     def resolve(self, model: VisionModel) -> Reader:
         """The same reader with names looked up and ranges checked against the model."""
@@ -43,6 +43,7 @@ class Reader(ABC):
 
 @dataclass(frozen=True, eq=False)
 class _Class(Reader):
+    layer = None
     index: int | str | Tensor
     name: str = ""
 
@@ -106,6 +107,7 @@ class Probability(_Class):
 class Predicted(Reader):
     """The logit of the class that is most probable on the first picture it reads, fixed from then on."""
 
+    layer = None
     names: tuple[str, ...] = ()
     found: list[Tensor] = field(default_factory=list)
 
@@ -196,6 +198,7 @@ class Direction(Reader):
 class Token(Reader):
     """The log-probability of one token at one step of a captioner's output (N, T, V)."""
 
+    layer = None
     token: int
     step: int = -1
 
