@@ -28,8 +28,8 @@ def draw(result: Result, *, title: str = "", theme: Theme = "default") -> bytes:
     numbers and its unit. The text chunk "cutaway" holds `result.to_dict()` as JSON. `title` replaces the method's
     name. Raises `InputError` where the values hold NaN or infinity.
     """
-    parts = _parts(result, theme)
-    image = _compose(result, title or method_title(result.method), [_tile(p) for p in parts])
+    tiles = [_tile(p) for p in parts(result, theme)]
+    image = _compose(result, title or method_title(result.method), tiles)
     info = PngInfo()
     info.add_itxt(TEXT_CHUNK, json.dumps(result.to_dict()), zip=True)
     return encode(image, pnginfo=info, optimize=True)
@@ -106,14 +106,15 @@ def thumbnail(result: Result, theme: Theme = "default") -> Image.Image:
     """The one picture that stands for a result: the overlay of an attribution, the drawing of any other."""
     if isinstance(result, Attribution):
         return to_image(overlaid(result, theme))
-    return _parts(result, theme)[0].picture
+    return parts(result, theme)[0].picture
 
 
 def _caption(result: Result) -> str:
     return f"{result.target} at {result.layer}" if result.layer else result.target
 
 
-def _parts(result: Result, theme: Theme) -> list[Drawing]:
+def parts(result: Result, theme: Theme = "default") -> list[Drawing]:
+    """The drawings of any result."""
     match result:
         case Attribution():
             return drawings(result, theme)

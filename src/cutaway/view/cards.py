@@ -1,0 +1,245 @@
+"""One picture's part of the report: prediction, bench of methods, panels, what was refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from cutaway.core.result import Attribution, Result
+
+from . import html
+from .colors import Array, Theme, number
+from .drawing import drawings, frame, map_drawing, overlaid, panel_drawing, photograph
+from .figure import parts
+from .html import esc
+from .lettering import method_title
+from .raster import desaturate, enlarge, to_image
+from .words import panel_sentence, sentence, share, share_inside, where
+
+
+class Described(Protocol):
+    """What the report says about a method: its name for people, one sentence of caution, its source.
+
+    Every declaration in `cutaway.methods.METHODS` is one.
+    """
+
+    @property
+    def title(self) -> str: ...
+    @property
+    def caveat(self) -> str: ...
+    @property
+    def paper(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One class the network holds likely; `probability` in [0, 1]."""
+
+    index: int
+    name: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A method that would have been wrong here, and why. `image` is empty where it concerns every picture."""
+
+    method: str
+    reason: str
+    image: str = ""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One picture with everything the report shows of it."""
+
+    name: str
+    results: Sequence[Result]
+    predictions: Sequence[Prediction] = ()
+    truth: Array | None = None
+    refused: Sequence[Refusal] = ()
+    catalogue: Mapping[str, Described] = field(default_factory=dict)
+    theme: Theme = "default"
+
+    @property
+    def attributions(self) -> list[Attribution]:
+        """The results that lie on the picture."""
+        return [r for r in self.results if isinstance(r, Attribution)]
+
+    def title(self, method: str) -> str:
+        """A method's name for people."""
+        return self.catalogue[method].title if method in self.catalogue else method_title(method)
+
+
+def picture_section(subject: Subject, anchor: str) -> str:
+    """The whole section of one picture."""
+    bench = subject.attributions
+    cards = "".join(card(subject, r) for r in bench)
+    three = " three" if subject.truth is not None else ""
+    grid = f'<div class="bench{three}">{cards}</div>' if cards else ""
+    blocks = "".join(panel_block(subject, r) for r in bench if r.panels)
+    blocks += "".join(other_block(subject, r) for r in subject.results if not isinstance(r, Attribution))
+    return (
+        f'<section class="picture" id="{anchor}"><h2>{esc(subject.name or "without a picture")}</h2>'
+        f"{summary(subject) if bench else ''}"
+        f"{grid}{blocks}{refused_list(subject.refused, subject)}</section>"
+    )
+
+
+def summary(subject: Subject) -> str:
+    """The photograph, what the network answers, and one line on every map."""
+    first = subject.attributions[0]
+    height, width = first.image.shape[:2]
+    shown = to_image(photograph(first))
+    alt = f"the picture {subject.name} as the network saw it, {width} × {height} pixels"
+    photo = html.picture(shown, alt, photo=True, cells=max(height, width) <= 96)
+    caption = f"<figcaption>what {esc(first.provenance.model)} saw, {width} × {height}</figcaption>"
+    truth = ""
+    if subject.truth is not None:
+        area = share(float(subject.truth.mean()))
+        truth = f"<p class='small'>The true evidence is known here and covers {area} of the picture.</p>"
+    return (
+        f'<div class="summary keep"><figure>{photo}{caption}</figure>'
+        f"<div><h4>prediction</h4>{top_five(subject.predictions)}{truth}</div>"
+        f"<div><h4>at a glance</h4>{glance(subject)}</div></div>"
+    )
+
+
+def top_five(predictions: Sequence[Prediction]) -> str:
+    """The five most probable classes with bars."""
+    if not predictions:
+        return '<p class="muted">not given</p>'
+    best = sorted(predictions, key=lambda p: -p.probability)[:5]
+    items = "".join(
+        f'<li><span>{esc(p.name)}</span><span class="num">{100 * p.probability:.1f} %</span>'
+        f"{html.meter(p.probability)}</li>"
+        for p in best
+    )
+    return f'<ol class="top">{items}</ol>'
+
+
+def glance(subject: Subject) -> str:
+    """One row per map: where its evidence lies, how much of it is true, how long it took."""
+    heads = [
+        "method",
+        "positive evidence",
+        *(["inside truth"] if subject.truth is not None else []),
+        "seconds",
+    ]
+    body = []
+    for r in subject.attributions:
+        name = subject.title(r.method) + (f", {r.layer}" if r.layer else "")
+        row = [
+            name,
+            where(r.heat).replace(" of the positive mass lies", "").replace("the positive mass is ", ""),
+        ]
+        if subject.truth is not None:
+            inside = share_inside(r.heat, subject.truth).evidence
+            row.append("none" if inside is None else f"{100 * inside:.0f} %")
+        body.append([*row, number(r.provenance.seconds)])
+    return html.rows(heads, body, numeric=range(2, len(heads)))
+
+
+def card(subject: Subject, result: Attribution) -> str:
+    """One method: overlay and map, bar, facts, notes, its caution, its numbers."""
+    title = subject.title(result.method)
+    said = sentence(result, title)
+    plain_map = map_drawing(result, subject.theme, enlarged=False)
+    over = html.picture(
+        to_image(overlaid(result, subject.theme)), f"Overlay on the photograph. {said}", photo=True,
+        cells=max(result.image.shape[:2]) <= 96,
+    )  # fmt: skip
+    mapped = html.picture(
+        plain_map.picture, f"The plain map. {said}", cells=True, photo=result.values.ndim == 3
+    )
+    third, inside = _truth(subject, result)
+    bars = html.bar(plain_map.scale, plain_map.unit) if plain_map.scale else ""
+    if result.values.ndim == 3:
+        heat = drawings(result, subject.theme)[1].scale
+        bars += html.bar(heat, f"overlay: sum over colours, {result.unit}") if heat else ""
+    remark = f'<p class="flag">{esc(plain_map.remark)}</p>' if plain_map.remark else ""
+    known = subject.catalogue.get(result.method)
+    caveat = f'<p class="caveat">{esc(known.caveat)}</p>' if known and known.caveat else ""
+    notes = "".join(f'<p class="small">{esc(n)}</p>' for n in result.notes)
+    return (
+        f'<article class="card"><header><h3>{esc(title)}</h3>'
+        f'<span class="small num">{number(result.provenance.seconds)} s</span></header>'
+        f'<div class="pair"><figure>{over}<figcaption>overlay</figcaption></figure>'
+        f"<figure>{mapped}<figcaption>{esc(plain_map.title)}</figcaption></figure>{third}</div>"
+        f"{bars}{remark}{inside}{html.facts(_facts(result, known))}{notes}{caveat}"
+        f"{html.values_table(result.heat)}</article>"
+    )
+
+
+def _facts(result: Attribution, known: Described | None) -> dict[str, str]:
+    out = {"target": result.target} if result.target else {}
+    if result.layer:
+        out["layer"] = result.layer
+    out["range"] = f"{number(float(result.values.min()))} to {number(float(result.values.max()))}"
+    out |= {k.replace("_", " "): html.short(v) for k, v in result.evidence.items()}
+    options = {k: v for k, v in result.options.items() if k != "layer"}
+    if options:
+        out["options"] = ", ".join(f"{k.replace('_', ' ')} {html.short(v)}" for k, v in options.items())
+    if known and known.paper:
+        out["source"] = known.paper
+    return out
+
+
+def _truth(subject: Subject, result: Attribution) -> tuple[str, str]:
+    """The true evidence as a third picture, and the share of positive evidence inside it."""
+    if subject.truth is None:
+        return "", ""
+    height, width = frame(result.image)
+    mask = enlarge(subject.truth, height, width)
+    photo = photograph(result)
+    lit = np.where(mask[..., None], photo, 0.25 * desaturate(photo, 0.0) + 0.6)
+    found = share_inside(result.heat, subject.truth)
+    alt = f"The true evidence: {share(found.area)} of the picture, shown in colour; the rest is faded."
+    shown = html.picture(to_image(lit), alt, photo=True, cells=max(result.image.shape[:2]) <= 96)
+    figure = f"<figure>{shown}<figcaption>true evidence</figcaption></figure>"
+    chance = f"chance would be {100 * found.area:.1f} %, its share of the area"
+    if found.evidence is None:
+        return figure, f'<p class="flag">No positive evidence to compare with the truth; {chance}.</p>'
+    text = f"{100 * found.evidence:.1f} % of the positive evidence lies inside the true evidence; {chance}."
+    return figure, f"<div>{html.meter(found.evidence, found.area)}<p>{esc(text)}</p></div>"
+
+
+def panel_block(subject: Subject, result: Attribution) -> str:
+    """The panels of one result at full width, each with its bar or legend."""
+    figures = "".join(
+        html.drawing(
+            panel_drawing(p, result.image, subject.theme), panel_sentence(p), photo=p.scale == "picture"
+        )
+        for p in result.panels.values()
+    )
+    title = esc(subject.title(result.method))
+    return (
+        f'<div class="block"><h3>{title}: panels</h3>'
+        f'<p class="small">{esc(result.target)}</p><div class="panels">{figures}</div></div>'
+    )
+
+
+def other_block(subject: Subject, result: Result) -> str:
+    """A result that does not lie on a picture, drawn as a figure."""
+    title = subject.title(result.method)
+    known = subject.catalogue.get(result.method)
+    figures = "".join(
+        html.drawing(p, f"{title}: {p.title or result.kind}.") for p in parts(result, subject.theme)
+    )
+    notes = "".join(f'<p class="small">{esc(n)}</p>' for n in result.notes)
+    caveat = f'<p class="caveat">{esc(known.caveat)}</p>' if known and known.caveat else ""
+    pairs = {"target": result.target, "layer": result.layer or ""}
+    pairs |= {k.replace("_", " "): html.short(v) for k, v in result.evidence.items()}
+    listed = html.facts({k: v for k, v in pairs.items() if v})
+    return f'<div class="block figure"><h3>{esc(title)}</h3>{figures}{listed}{notes}{caveat}</div>'
+
+
+def refused_list(refused: Sequence[Refusal], subject: Subject) -> str:
+    """Methods that were refused, each with its reason."""
+    if not refused:
+        return ""
+    items = "".join(f"<li><b>{esc(subject.title(r.method))}</b>: {esc(r.reason)}</li>" for r in refused)
+    return f'<div class="block"><h3>Refused</h3><ul class="plain">{items}</ul></div>'
