@@ -23,6 +23,8 @@ from cutaway.data.scenes_compose import CLASSES, DRAWINGS, caption, compose, mai
 from cutaway.data.scenes_palette import COLOURS, TEXTURES, colour_names
 from cutaway.data.scenes_render import Composition, Rendering, render
 
+__all__ = ["BACKGROUNDS", "CLASSES", "CONCEPTS", "SIZE", "Bias", "Scene", "Scenes", "scene"]
+
 #: Side of a picture in pixels unless asked otherwise.
 SIZE = 112
 #: A concept counts as present where it covers at least this many pixels of a 112-pixel picture.

@@ -1,6 +1,5 @@
 """Colours, textures and outlines from which scenes are drawn; lengths in shares of the picture."""
 
-import colorsys
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
@@ -34,26 +33,33 @@ TEXTURES = ("striped", "checked", "dotted", "wood")
 
 @cache
 def _naming() -> NDArray[np.uint8]:
-    """Index into COLOURS for every RGB colour of 5 bits a channel, shape ``(32, 32, 32)``."""
-    table = np.zeros((32, 32, 32), np.uint8)
-    for r, g, b in np.ndindex(32, 32, 32):
-        table[r, g, b] = COLOURS.index(_name((r + 0.5) / 32, (g + 0.5) / 32, (b + 0.5) / 32))
-    return table
-
-
-def _name(red: float, green: float, blue: float) -> str:
-    hue, saturation, value = colorsys.rgb_to_hsv(red, green, blue)
-    hue *= 360
-    if value < 0.26:
-        return "black"
-    if saturation < 0.13:
-        return "white" if value > 0.7 else "grey"
-    if hue < 48 and value < 0.66 and hue > 8:
-        return "brown"
-    if hue < 15 or hue >= 345:
-        return "pink" if saturation < 0.5 and value > 0.7 else "red"
-    limits = ((40.0, "orange"), (66.0, "yellow"), (165.0, "green"), (256.0, "blue"), (300.0, "purple"))
-    return next((name for limit, name in limits if hue < limit), "pink")
+    """Index into COLOURS for every RGB colour of 6 bits a channel, shape ``(64, 64, 64)``."""
+    rgb = (np.moveaxis(np.indices((64, 64, 64)), 0, -1) + 0.5) / 64
+    value, least = rgb.max(-1), rgb.min(-1)
+    chroma = np.maximum(value - least, 1e-9)
+    red, green, blue = np.moveaxis(rgb, -1, 0)
+    sector = np.select(
+        [value == red, value == green],
+        [((green - blue) / chroma) % 6, (blue - red) / chroma + 2],
+        (red - green) / chroma + 4,
+    )
+    hue, saturation = 60 * sector, (value - least) / value
+    rules = {
+        "black": value < 0.26,
+        "white": (saturation < 0.13) & (value > 0.7),
+        "grey": saturation < 0.13,
+        "brown": (hue > 8) & (hue < 48) & (value < 0.66),
+        "pink": ((hue >= 300) & (hue < 345))
+        | ((saturation < 0.5) & (value > 0.7) & ((hue < 15) | (hue >= 345))),
+        "red": (hue < 15) | (hue >= 345),
+        "orange": hue < 40,
+        "yellow": hue < 66,
+        "green": hue < 165,
+        "blue": hue < 256,
+        "purple": hue < 300,
+    }
+    numbers = [COLOURS.index(name) for name in rules]
+    return np.select(list(rules.values()), numbers).astype(np.uint8)
 
 
 def colour_names(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -63,7 +69,7 @@ def colour_names(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     >>> [COLOURS[k] for k in colour_names(picture)[0]]
     ['red', 'white']
     """
-    coarse = image >> 3
+    coarse = image >> 2
     names: NDArray[np.uint8] = _naming()[coarse[..., 0], coarse[..., 1], coarse[..., 2]]
     return names
 
@@ -100,7 +106,8 @@ def _dotted(u: Floats, v: Floats, sharpness: float) -> Floats:
 def _wood(u: Floats, v: Floats, sharpness: float) -> Floats:
     grain = np.sin(2 * np.pi * (1.1 * v + 0.16 * np.sin(2.1 * u) + 0.1 * np.sin(5.3 * u + 2)))
     plank = np.abs((v / 2.2) % 1.0 - 0.5) < 0.045
-    return np.maximum(0.55 * (0.5 + 0.5 * grain), plank)
+    share: Floats = np.maximum(0.55 * (0.5 + 0.5 * grain), plank)
+    return share
 
 
 _PATTERNS: dict[str, Callable[[Floats, Floats, float], Floats]] = {
