@@ -27,11 +27,33 @@ class Described(Protocol):
     """
 
     @property
-    def title(self) -> str: ...
+    def title(self) -> str:
+        """Its name for people."""
+        ...
+
     @property
-    def caveat(self) -> str: ...
+    def caveat(self) -> str:
+        """One sentence of caution."""
+        ...
+
     @property
-    def paper(self) -> str: ...
+    def paper(self) -> str:
+        """Where it was published."""
+        ...
+
+
+class Predicted(Protocol):
+    """One class with its probability; `cutaway.core.model.Prediction` is one."""
+
+    @property
+    def name(self) -> str:
+        """The class."""
+        ...
+
+    @property
+    def probability(self) -> float:
+        """In [0, 1]."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -58,7 +80,7 @@ class Subject:
 
     name: str
     results: Sequence[Result]
-    predictions: Sequence[Prediction] = ()
+    predictions: Sequence[Predicted] = ()
     truth: Array | None = None
     refused: Sequence[Refusal] = ()
     catalogue: Mapping[str, Described] = field(default_factory=dict)
@@ -108,7 +130,7 @@ def summary(subject: Subject) -> str:
     )
 
 
-def top_five(predictions: Sequence[Prediction]) -> str:
+def top_five(predictions: Sequence[Predicted]) -> str:
     """The five most probable classes with bars."""
     if not predictions:
         return '<p class="muted">not given</p>'
@@ -147,6 +169,7 @@ def card(subject: Subject, result: Attribution) -> str:
     """One method: overlay and map, bar, facts, notes, its caution, its numbers."""
     title = subject.title(result.method)
     said = sentence(result, title)
+    at = f" <span>{esc(result.layer)}</span>" if result.layer else ""
     plain_map = map_drawing(result, subject.theme, enlarged=False)
     over = html.picture(
         to_image(overlaid(result, subject.theme)), f"Overlay on the photograph. {said}", photo=True,
@@ -165,7 +188,7 @@ def card(subject: Subject, result: Attribution) -> str:
     caveat = f'<p class="caveat">{esc(known.caveat)}</p>' if known and known.caveat else ""
     notes = "".join(f'<p class="small">{esc(n)}</p>' for n in result.notes)
     return (
-        f'<article class="card"><header><h3>{esc(title)}</h3>'
+        f'<article class="card"><header><h3>{esc(title)}{at}</h3>'
         f'<span class="small num">{number(result.provenance.seconds)} s</span></header>'
         f'<div class="pair"><figure>{over}<figcaption>overlay</figcaption></figure>'
         f"<figure>{mapped}<figcaption>{esc(plain_map.title)}</figcaption></figure>{third}</div>"
@@ -175,9 +198,8 @@ def card(subject: Subject, result: Attribution) -> str:
 
 
 def _facts(result: Attribution, known: Described | None) -> dict[str, str]:
-    out = {"target": result.target} if result.target else {}
-    if result.layer:
-        out["layer"] = result.layer
+    pairs = {"target": result.target, "layer": result.layer or ""}
+    out = {k: v for k, v in pairs.items() if v}
     out["range"] = f"{number(float(result.values.min()))} to {number(float(result.values.max()))}"
     out |= {k.replace("_", " "): html.short(v) for k, v in result.evidence.items()}
     options = {k: v for k, v in result.options.items() if k != "layer"}

@@ -18,8 +18,8 @@ from .words import coarse
 
 
 def esc(value: object) -> str:
-    """Any value as text that cannot be read as HTML, quotes included."""
-    return escape(str(value), quote=True)
+    """Any value as text that cannot be read as HTML, quotes included; a number keeps its "%" on its line."""
+    return escape(str(value), quote=True).replace(" %", "&nbsp;%")
 
 
 def picture(image: Image.Image, alt: str, *, cells: bool = False, name: str = "", photo: bool = False) -> str:

@@ -38,6 +38,7 @@ img.bar { display: block; width: 100%; height: 10px; border: 1px solid var(--lin
 .bench { display: grid; grid-template-columns: repeat(auto-fill, minmax(360px, 1fr)); gap: 16px; }
 .bench.three { grid-template-columns: repeat(auto-fill, minmax(480px, 1fr)); }
 .card { border: 1px solid var(--line); padding: 16px; min-width: 0; display: flex; flex-direction: column; gap: 8px; }
+.card h3 span { font-weight: 400; color: var(--muted); }
 .card header { display: flex; justify-content: space-between; gap: 8px; align-items: baseline; }
 .card p { margin: 0; }
 .pair { display: grid; grid-auto-flow: column; grid-auto-columns: 1fr; gap: 8px; }
@@ -47,6 +48,7 @@ img.bar { display: block; width: 100%; height: 10px; border: 1px solid var(--lin
 .facts dt { color: var(--muted); } .facts dd { margin: 0; overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
 .panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(220px, 1fr)); gap: 16px; margin: 8px 0 0; }
 .panels figure { max-width: 320px; }
+.figure figure > img { width: auto; max-width: 100%; margin-top: 8px; }
 .block { border: 1px solid var(--line); padding: 16px; margin-top: 16px; }
 ul.legend { list-style: none; margin: 8px 0 0; padding: 0; font-size: 12px; line-height: 18px; }
 ul.legend b { display: inline-block; border: 6px solid; margin-right: 8px; vertical-align: -1px; }

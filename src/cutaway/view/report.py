@@ -9,12 +9,12 @@ from cutaway.core.errors import InputError, UsageError, unknown
 from cutaway.core.result import Attribution, Result
 
 from . import html
-from .cards import Described, Prediction, Refusal, Subject, picture_section, refused_list
+from .cards import Described, Predicted, Prediction, Refusal, Subject, picture_section, refused_list
 from .colors import Array, Theme, number
 from .html import esc
 from .page import CSP, CSS
 
-__all__ = ["Described", "Prediction", "Refusal", "picture_names", "report"]
+__all__ = ["Described", "Predicted", "Prediction", "Refusal", "picture_names", "report"]
 
 _READING = (
     'A map says how the network\'s score depends on the picture, by one definition of "depends". '
@@ -37,7 +37,7 @@ def report(
     results: Sequence[Result],
     *,
     title: str = "What the network looked at",
-    predictions: Mapping[str, Sequence[Prediction]] | None = None,
+    predictions: Mapping[str, Sequence[Predicted]] | None = None,
     truths: Mapping[str, Array] | None = None,
     catalogue: Mapping[str, Described] | None = None,
     refused: Sequence[Refusal] = (),
@@ -124,7 +124,7 @@ def reproduce(results: Sequence[Result]) -> str:
 
 def _subjects(
     results: Sequence[Result],
-    predictions: Mapping[str, Sequence[Prediction]],
+    predictions: Mapping[str, Sequence[Predicted]],
     truths: Mapping[str, Array],
     catalogue: Mapping[str, Described],
     refused: Sequence[Refusal],
