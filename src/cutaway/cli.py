@@ -1,0 +1,55 @@
+"""The command line: `cutaway explain`, `methods`, `layers`, `demo`. Importing it costs no torch."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from cutaway import __version__
+from cutaway.commands.console import guarded, robust_streams
+from cutaway.commands.demo import demo
+from cutaway.commands.explain import explain
+from cutaway.commands.listing import layers, methods
+
+app = typer.Typer(
+    name="cutaway",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="Start with [bold]cutaway demo[/bold]: it needs no network, no weights and no pictures of yours.",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"cutaway {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """See what a vision network has learned, why it gave this answer, and where it breaks.
+
+    Data goes to stdout, talk and progress to stderr.
+    """
+
+
+for _command in (demo, explain, methods, layers):
+    app.command()(guarded(_command))
+
+
+def main() -> None:
+    """Entry point of the `cutaway` command; exits with the codes listed in `docs/command-line.md`."""
+    robust_streams()
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""`cutaway demo`: the bundled networks on scenes with known truth and on real photographs, offline."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cutaway.core.files import whole_file
+from cutaway.core.progress import finish
+
+from .console import bar, say
+from .outputs import check_outputs, page
+
+if TYPE_CHECKING:
+    from cutaway.core.image import Photo
+    from cutaway.core.result import Array
+
+    from .bench import Explained
+
+WORLD, SCENES = 2026, 4
+"""The scenes shown are the first of a world that the bundled network was neither trained nor tested on."""
+
+PHOTOGRAPHS = {
+    "chelsea.png": "chelsea, a cat",
+    "motorcycle_left.png": "motorcycle, none of the ten classes",
+    "rocket.jpg": "rocket, none of the ten classes",
+}
+"""Photographs that come inside scikit-image, and what they show."""
+
+
+def demo(
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="OUT.html", help="Where the report goes.")
+    ] = Path("report.html"),
+) -> None:
+    """Write a report of the bundled networks on bundled pictures: offline, nothing of yours needed."""
+    check_outputs(output, None, endings=(".html",))
+    started = time.perf_counter()
+    scenes, truths = _scenes()
+    photographs = _photographs()
+    explained = _explain({"cutaway:scenes": scenes, "cutaway:cifar": photographs})
+    with whole_file(output) as temporary:
+        temporary.write_text(page(explained, truths, "Two small networks, cut open"), encoding="utf-8")
+    typer.echo(_on_scenes(explained[: len(scenes)], truths))
+    typer.echo(_on_photographs(explained[len(scenes) :]))
+    size, seconds = output.stat().st_size / 1e6, time.perf_counter() - started
+    say(f"wrote {output.absolute()} ({size:.1f} MB, {seconds:.0f} s); open it in a browser")
+
+
+def _explain(pictures: Mapping[str, Sequence[Photo]]) -> list[Explained]:
+    """The default methods on every picture by its network."""
+    from cutaway.zoo import load
+
+    from .asked import Question, asks
+    from .bench import Explained, explain_picture
+
+    todo = [(spec, photo) for spec, photos in pictures.items() for photo in photos]
+    models = {spec: load(spec, device="cpu") for spec, photos in pictures.items() if photos}
+    asked, explained = asks([], []), []
+    with bar(len(todo)) as show:
+        for number, (spec, photo) in enumerate(todo):
+            explained.append(Explained(number, photo.name))
+            steps = explain_picture(explained[-1], models[spec], asked, Question(), photo=photo)
+            finish(steps, show(number, photo.name))
+    return explained
+
+
+def _scenes() -> tuple[list[Photo], dict[int, Array]]:
+    """Generated scenes, and by number where the only true evidence for their class is."""
+    from cutaway.core.image import read
+    from cutaway.data.scenes import Scenes
+
+    drawn = Scenes(SCENES, seed=WORLD)
+    photos = [replace(read(scene.image), name=f"scene {scene.index}, a {scene.name}") for scene in drawn]
+    return photos, {scene.index: scene.object_mask for scene in drawn}
+
+
+def _photographs() -> list[Photo]:
+    """Real photographs, read where scikit-image keeps them; none, and said, where it is not installed."""
+    from cutaway.core.image import read
+
+    home = find_spec("skimage")
+    folder = Path(home.origin).parent / "data" if home and home.origin else None
+    found = [(folder / file, name) for file, name in PHOTOGRAPHS.items()] if folder else []
+    found = [(path, name) for path, name in found if path.is_file()]
+    if not found:
+        say("no real photographs: they come with scikit-image, pip install 'cutaway[demo]'")
+    return [replace(read(path), name=name) for path, name in found]
+
+
+def _on_scenes(explained: Sequence[Explained], truths: Mapping[int, Array]) -> str:
+    """One line: how often the network was right, and how much of each map lies on the object."""
+    from cutaway.core.result import Attribution
+    from cutaway.view.words import share_inside
+
+    right = sum(one.prediction[0].name == one.path.rpartition(" ")[2] for one in explained if one.prediction)
+    shares: dict[str, list[float]] = {}
+    for one in explained:
+        for result in one.results:
+            if isinstance(result, Attribution):
+                inside = share_inside(result.heat, truths[one.number]).evidence
+                shares.setdefault(result.method, []).append(inside or 0.0)
+    area = sum(float(truths[one.number].mean()) for one in explained) / len(explained)
+    told = ", ".join(f"{name} {100 * sum(v) / len(v):.0f} %" for name, v in shares.items())
+    return (
+        f"scenes: {right} of {len(explained)} named rightly; positive evidence on the object: {told} "
+        f"(spread evenly it would be {100 * area:.0f} %)"
+    )
+
+
+def _on_photographs(explained: Sequence[Explained]) -> str:
+    """One line: what the network says of each photograph, right or not."""
+    best = {one.path.partition(",")[0]: one.prediction[0] for one in explained if one.prediction}
+    said = [f"{shown} -> {p.name} {100 * p.probability:.0f} %" for shown, p in best.items()]
+    return "photographs: " + ("; ".join(said) or "none") + (" (it knows ten classes only)" if said else "")

@@ -1,0 +1,205 @@
+"""`cutaway explain`: several methods on several pictures, every result kept, every refusal said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cutaway.core.progress import finish
+
+from .console import INTERRUPTED, bar, say, show_error
+from .outputs import Outputs
+from .summary import print_json, print_picture, to_dict
+
+if TYPE_CHECKING:
+    from cutaway.core.model import VisionModel
+
+    from .asked import Ask, Question
+    from .bench import Explained
+
+NETWORK, QUESTION, OUTPUT = "The network", "The question", "What comes out"
+
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="SPEC",
+        help="cutaway:scenes, resnet50 (torchvision), timm:NAME, hf:NAME, keras:FILE, path/net.py:build.",
+        rich_help_panel=NETWORK,
+    ),
+]
+WeightsOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="A .safetensors file, a state dict of tensors, or 'random' for an untrained network.",
+        rich_help_panel=NETWORK,
+    ),
+]
+ClassesOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="Class names: a JSON list, or one name a line.", rich_help_panel=NETWORK
+    ),
+]
+PreprocessOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.json",
+        help="How a picture becomes the network's input: resize, crop, mean, std, channels ...",
+        rich_help_panel=NETWORK,
+    ),
+]
+DeviceOption = Annotated[
+    str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel=NETWORK)
+]
+
+
+def explain(
+    images: Annotated[list[str], typer.Argument(metavar="IMG...", help="Pictures, anything Pillow reads.")],
+    model: ModelOption,
+    weights: WeightsOption = None,
+    classes: ClassesOption = None,
+    preprocess: PreprocessOption = None,
+    device: DeviceOption = "auto",
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="A,B",
+            help="Joined by commas; 'all' for every one that needs only a picture. See `cutaway methods`.",
+            rich_help_panel=QUESTION,
+        ),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CLASS",
+            help="A class number or name, or 'predicted' (default).",
+            rich_help_panel=QUESTION,
+        ),
+    ] = None,
+    minus: Annotated[
+        str | None,
+        typer.Option(metavar="CLASS", help="Ask why the target rather than this.", rich_help_panel=QUESTION),
+    ] = None,
+    unit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LAYER:K[:R,C]",
+            help="Explain a hidden unit instead of a class.",
+            rich_help_panel=QUESTION,
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="METHOD.OPTION=VALUE", help="An option of a method.", rich_help_panel=QUESTION
+        ),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, help="For methods that draw random numbers.", rich_help_panel=QUESTION)
+    ] = 0,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="OUT",
+            help="A report (.html), a figure (.png), or a folder of figures.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    arrays: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="OUT.npz",
+            help="Raw float32 arrays, named <image number>/<image stem>/<method>.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object on stdout.", rich_help_panel=OUTPUT)
+    ] = False,
+    top: Annotated[
+        int,
+        typer.Option(min=1, help="How many of the most probable classes to list.", rich_help_panel=OUTPUT),
+    ] = 5,
+) -> None:
+    """Explain what a network says about pictures, by one method or a whole bench of them."""
+    outputs = Outputs(output, arrays, inputs=images)
+
+    from cutaway.core.image import read
+    from cutaway.zoo import load
+
+    from .asked import Question, asks, check_layers
+
+    asked, question = asks(method or [], settings or []), Question(target, minus, unit)
+    if not any(Path(i).is_file() for i in images):
+        read(images[0])  # says what is wrong with it, before the network is loaded for nothing
+    network = load(model, weights=weights, classes=classes, preprocess=preprocess, device=device)
+    question.check(network)
+    check_layers(asked, network)
+    explained, stopped = _run(network, images, asked, question, outputs, top=top, seed=seed, quiet=as_json)
+    if as_json:
+        print_json("explain", {"model": network.name, "images": [to_dict(e) for e in explained]})
+    else:
+        for one in explained:
+            print_picture(one)
+    for path in outputs.written:
+        say(f"wrote {path}")
+    _end(explained, stopped)
+
+
+def _run(
+    network: VisionModel,
+    images: list[str],
+    asked: list[Ask],
+    question: Question,
+    outputs: Outputs,
+    *,
+    top: int,
+    seed: int,
+    quiet: bool,
+) -> tuple[list[Explained], BaseException | None]:
+    """Every picture in turn; what was finished is written also when something stops the run (handed back)."""
+    from .bench import Explained, explain_picture
+
+    explained: list[Explained] = []
+    stopped: BaseException | None = None
+    with outputs:
+        with bar(len(images)) as show:
+            for number, path in enumerate(images):
+                one = Explained(number, path)
+                explained.append(one)
+                try:
+                    steps = explain_picture(one, network, asked, question, top=top, seed=seed)
+                    finish(steps, show(number, Path(path).name))
+                except (Exception, KeyboardInterrupt) as error:
+                    stopped = error
+                outputs.add(one)
+                if stopped:
+                    break
+        outputs.finish()
+    return explained, stopped
+
+
+def _end(explained: list[Explained], stopped: BaseException | None) -> None:
+    """Say on stderr what went wrong and leave with the code for it."""
+    from .bench import exit_code
+
+    for one in explained:
+        if one.error:
+            show_error(one.error, one.path)
+        for name, error in one.refused.items():
+            show_error(error, f"{one.path}, {name}")
+    if isinstance(stopped, KeyboardInterrupt):
+        say("interrupted; what was finished is kept")
+        raise typer.Exit(INTERRUPTED)
+    if stopped:
+        raise stopped
+    code = exit_code(explained)
+    if code:
+        raise typer.Exit(code)

@@ -1,0 +1,125 @@
+"""What a command prints on stdout: one JSON object, or a few lines and a small table a person can read."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from cutaway.core.result import SCHEMA, Result
+
+from .console import console
+from .outputs import array_name
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from .bench import Explained
+
+BAR = 20
+
+
+def print_json(command: str, content: Mapping[str, Any]) -> None:
+    """One JSON object on stdout; numbers JSON cannot hold (NaN, infinity) become null."""
+    whole = {"schema": SCHEMA, "command": command, **content}
+    typer.echo(json.dumps(_plain(whole), indent=1, allow_nan=False))
+
+
+def to_dict(one: Explained) -> dict[str, Any]:
+    """One picture's entry of the JSON object; "error" is there only when the picture could not be used."""
+    found: dict[str, Any] = {
+        "path": one.path,
+        "prediction": [
+            {"index": p.index, "name": p.name, "probability": p.probability} for p in one.prediction
+        ],
+        "results": [_result(one, r) for r in one.results],
+        "refused": [{"method": name, "reason": str(e)} for name, e in one.refused.items()],
+    }
+    return found | ({"error": str(one.error)} if one.error else {})
+
+
+def print_picture(one: Explained) -> None:
+    """What the network says of one picture, what each method gave, and the notes a reader must see."""
+    from rich.table import Table
+    from rich.text import Text
+
+    out = console()
+    out.print(Text(one.path, style="bold"), soft_wrap=True)
+    classes = Table(box=None, show_header=False, padding=(0, 2, 0, 2), pad_edge=True)
+    for p in one.prediction:
+        classes.add_row(Text(p.name), Text(f"{100 * p.probability:5.1f} %"), _meter(p.probability))
+    if one.prediction:
+        out.print(classes)
+    if one.results:
+        table = Table(box=None, padding=(0, 2, 0, 2), header_style="dim", pad_edge=True)
+        for name, side in (
+            ("method", "left"),
+            ("layer", "left"),
+            ("values", "right"),
+            ("from", "right"),
+            ("to", "right"),
+        ):
+            table.add_column(name, justify="right" if side == "right" else "left", no_wrap=True)
+        table.add_column("seconds", justify="right", no_wrap=True)
+        for r in one.results:
+            row = _row(r)
+            table.add_row(*map(Text, row))
+        out.print(table)
+    for note, methods in _notes(one.results).items():
+        who = "" if len(methods) == len(one.results) else f"{', '.join(methods)}: "
+        out.print(Text(f"  {who}{note}", style="dim"))
+    out.print()
+
+
+def _result(one: Explained, result: Result) -> dict[str, Any]:
+    values = result.arrays()["values"]
+    plain = result.to_dict()
+    return {
+        "method": result.method,
+        "target": result.target,
+        "layer": result.layer,
+        "options": plain["options"],
+        "array": array_name(one.number, one.path, result.method),
+        "shape": list(values.shape),
+        "min": float(values.min()) if values.size else None,
+        "max": float(values.max()) if values.size else None,
+        "seconds": result.provenance.seconds,
+        "evidence": plain["evidence"],
+        "notes": plain["notes"],
+    }
+
+
+def _row(result: Result) -> tuple[str, ...]:
+    values = result.arrays()["values"]
+    low, high = (f"{values.min():.3g}", f"{values.max():.3g}") if values.size else ("", "")
+    shape = " x ".join(map(str, values.shape))
+    return result.method, result.layer or "", shape, low, high, f"{result.provenance.seconds:.2f}"
+
+
+def _meter(share: float) -> Text:
+    from rich.text import Text
+
+    full = round(BAR * share)
+    return Text("█" * full, style="cyan").append("░" * (BAR - full), style="dim")
+
+
+def _notes(results: Sequence[Result]) -> dict[str, list[str]]:
+    """Every note once, with the methods it belongs to."""
+    found: dict[str, list[str]] = {}
+    for result in results:
+        for note in result.notes:
+            found.setdefault(note, []).append(result.method)
+    return found
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return value
