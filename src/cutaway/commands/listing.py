@@ -104,7 +104,8 @@ def _one(m: Method) -> None:
 
 def _markdown(chosen: list[Method]) -> str:
     """The table of `docs/methods.md`."""
-    rows = ["| Method | Name | Chapter | Gives | Paper | Beware |", "|---|---|---|---|---|---|"]
+    rows = ["# Methods", "", "Written by `make docs` from the declarations; do not edit.", ""]
+    rows += ["| Method | Name | Chapter | Gives | Paper | Beware |", "|---|---|---|---|---|---|"]
     for m in chosen:
         cells = (m.title, f"`{m.name}`", m.chapter, m.gives.kind, m.paper, m.caveat)
         rows.append("| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |")
