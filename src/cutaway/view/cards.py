@@ -156,7 +156,7 @@ def glance(subject: Subject) -> str:
         name = subject.title(r.method) + (f", {r.layer}" if r.layer else "")
         row = [
             name,
-            where(r.heat).replace(" of the positive mass lies", "").replace("the positive mass is ", ""),
+            where(r.heat, brief=True),
         ]
         if subject.truth is not None:
             inside = share_inside(r.heat, subject.truth).evidence

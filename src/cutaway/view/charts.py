@@ -15,7 +15,7 @@ from .drawing import Drawing
 from .lettering import HAIRLINE, INK, MUTED, PAPER, font, plain, wrap, write
 from .raster import enlarge, fit, mosaic, to_image
 
-_COLORS = ["#%02x%02x%02x" % tuple(c) for c in OKABE_ITO[[4, 5, 2, 6, 1, 0, 7, 3]]]
+_COLORS = [f"#{bytes(c).hex()}" for c in OKABE_ITO[[4, 5, 2, 6, 1, 0, 7, 3]]]
 
 
 def picture_drawing(result: Picture) -> Drawing:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-from cutaway.core.result import Attribution, Panel
+from cutaway.core.result import Attribution, Panel, Result
 
 from .colors import Array, Floats, Scale, Theme, finite, number, scale, span
 from .lettering import method_title
@@ -125,6 +125,24 @@ def remark(result: Attribution) -> str:
 def title_of(result: Attribution) -> str:
     """The method's name for people."""
     return method_title(result.method)
+
+
+def picture_names(results: Sequence[Result]) -> list[str]:
+    """The name of each result's picture on a page of many, in the order of the results.
+
+    It is the picture's own name; where two pictures share it, the later ones are called "name (2)", "name (3)".
+    """
+    seen: dict[str, list[bytes]] = {}
+    names = []
+    for r in results:
+        name = r.provenance.image
+        content = r.image.tobytes() if isinstance(r, Attribution) else None
+        known = seen.setdefault(name, [])
+        if content is not None and content not in known:
+            known.append(content)
+        turn = known.index(content) if content is not None else 0
+        names.append(name if turn == 0 else f"{name} ({turn + 1})")
+    return names
 
 
 def _legend(colors: dict[int, tuple[float, float, float]], panel: Panel) -> list[LegendEntry]:

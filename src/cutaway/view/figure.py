@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+import numpy as np
 from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 
-from cutaway.core.errors import UsageError
+from cutaway.core.errors import UsageError, unknown
 from cutaway.core.result import Attribution, Curves, Patches, Picture, Result, Scatter, Table
 
 from .charts import curves_drawing, patches_drawing, picture_drawing, scatter_drawing, table_drawing
 from .colors import Theme, number, table
-from .drawing import Drawing, drawings, overlaid
+from .drawing import Drawing, drawings, evidence_scale, map_drawing, overlaid, picture_names, remark
 from .lettering import HAIRLINE, INK, MUTED, PAPER, method_title, wrap, write
 from .raster import encode, to_image
 
@@ -50,67 +51,79 @@ def contact_sheet(
     if not results:
         raise UsageError("a contact sheet of no results", "at least one result")
     if isinstance(columns, int):
+        if columns < 1:
+            raise UsageError(f"columns={columns}", "a whole number from 1", "columns=4")
         rows = [list(results[i : i + columns]) for i in range(0, len(results), columns)]
-        return _sheet([[(r, "") for r in row] for row in rows], [], [""] * len(rows), cell, theme)
+        return _sheet(rows, [], cell, theme)
+    present = list(dict.fromkeys(r.method for r in results))
+    order = present if columns is None else list(columns)
+    for name in order:
+        if name not in present:
+            raise unknown("method among the results", name, present)
     places: dict[tuple[str, int], dict[str, Result]] = {}
-    pictures = list(dict.fromkeys(r.provenance.image for r in results))
-    for r in results:
-        if columns is not None and r.method not in columns:
-            continue
+    names = picture_names(results)
+    for r, picture in zip(results, names, strict=True):
         turn = 0
-        while r.provenance.image in places.setdefault((r.method, turn), {}):
+        while picture in places.setdefault((r.method, turn), {}):
             turn += 1
-        places[r.method, turn][r.provenance.image] = r
-    order = list(columns) if columns is not None else list(dict.fromkeys(m for m, _ in places))
-    keys = sorted(places, key=lambda k: (order.index(k[0]), k[1]))
-    grid = [[(places[k].get(p), "") for k in keys] for p in pictures]
-    return _sheet(grid, [method_title(m) for m, _ in keys], pictures, cell, theme)
+        places[r.method, turn][picture] = r
+    keys = sorted((k for k in places if k[0] in order), key=lambda k: (order.index(k[0]), k[1]))
+    grid = [[places[k].get(p) for k in keys] for p in dict.fromkeys(names)]
+    return _sheet(grid, [method_title(m) for m, _ in keys], cell, theme)
 
 
 def _sheet(
-    grid: Sequence[Sequence[tuple[Result | None, str]]],
-    heads: Sequence[str],
-    names: Sequence[str],
-    cell: int,
-    theme: Theme,
+    grid: Sequence[Sequence[Result | None]], heads: Sequence[str], cell: int, theme: Theme
 ) -> Image.Image:
-    columns = max(map(len, grid))
     top = MARGIN + (LINE if heads else 0)
-    step = cell + 2 * LINE + GAP
-    sheet = Image.new("RGB", (2 * MARGIN + columns * (cell + GAP) - GAP, top + len(grid) * step), PAPER)
+    step = cell + 3 * LINE + GAP
+    size = (2 * MARGIN + max(map(len, grid)) * (cell + GAP) - GAP, top + len(grid) * step)
+    sheet = Image.new("RGB", size, PAPER)
     pen = ImageDraw.Draw(sheet)
     for c, head in enumerate(heads):
         write(pen, MARGIN + c * (cell + GAP), MARGIN - 2, _line(head, 13, cell), 13)
     for r, row in enumerate(grid):
-        for c, (result, _) in enumerate(row):
+        for c, result in enumerate(row):
             x, y = MARGIN + c * (cell + GAP), top + 4 + r * step
             if result is None:
                 pen.rectangle((x, y, x + cell - 1, y + cell - 1), outline=HAIRLINE)
                 continue
-            picture = thumbnail(result, theme)
-            picture.thumbnail((cell, cell), Image.Resampling.LANCZOS)
-            if max(picture.size) < cell:
-                times = cell / max(picture.size)
-                size = (round(picture.width * times), round(picture.height * times))
-                picture = picture.resize(size, Image.Resampling.NEAREST)
+            picture = _in_cell(thumbnail(result, theme), cell)
             sheet.paste(picture, (x, y))
-            caption = _caption(result) if heads else method_title(result.method)
-            below = y + picture.height + 3
-            write(pen, x, below, _line(caption, 12, cell), 12, MUTED)
-            under = names[r] if c == 0 and names[r] else "" if heads else _caption(result)
-            write(pen, x, below + 15, _line(under, 12, cell), 12, MUTED)
+            lines = _captions(result, theme, named=not heads, first=c == 0)
+            for i, line in enumerate(lines):
+                write(pen, x, y + picture.height + 3 + 16 * i, _line(line, 12, cell), 12, MUTED)
     return sheet
 
 
-def thumbnail(result: Result, theme: Theme = "default") -> Image.Image:
-    """The one picture that stands for a result: the overlay of an attribution, the drawing of any other."""
+def _in_cell(picture: Image.Image, cell: int) -> Image.Image:
+    times = cell / max(picture.size)
+    size = (max(1, round(picture.width * times)), max(1, round(picture.height * times)))
+    return picture.resize(size, Image.Resampling.LANCZOS if times < 1 else Image.Resampling.NEAREST)
+
+
+def _captions(result: Result, theme: Theme, *, named: bool, first: bool) -> list[str]:
+    """What stands under a cell: method or picture where the grid does not say it, target, and the scale's ends."""
+    where = f"{result.target} at {result.layer}" if result.layer else result.target
+    ends = ""
     if isinstance(result, Attribution):
-        return to_image(overlaid(result, theme))
-    return parts(result, theme)[0].picture
+        bar = evidence_scale(result, theme)
+        ends = remark(result) or f"{number(bar.low)} to {number(bar.high)} {result.unit}"
+    lines = [f"{method_title(result.method)}  {where}" if named else where, ends]
+    return [*lines, result.provenance.image] if named or first else lines
 
 
-def _caption(result: Result) -> str:
-    return f"{result.target} at {result.layer}" if result.layer else result.target
+def thumbnail(result: Result, theme: Theme = "default") -> Image.Image:
+    """The one picture that stands for a result.
+
+    Of an attribution that is the overlay; where it has a number for every pixel, the plain map, because single
+    pixels vanish on a photograph. Of any other result it is its drawing.
+    """
+    if not isinstance(result, Attribution):
+        return parts(result, theme)[0].picture
+    if result.values.shape[-2:] == result.image.shape[:2]:
+        return map_drawing(result, theme).picture
+    return to_image(overlaid(result, theme))
 
 
 def parts(result: Result, theme: Theme = "default") -> list[Drawing]:
@@ -209,7 +222,7 @@ def _tile(part: Drawing) -> Image.Image:
 def _bar(tile: Image.Image, pen: ImageDraw.ImageDraw, part: Drawing, y: int) -> int:
     ends, width = part.scale, part.picture.width
     assert ends is not None
-    ramp = table(ends.colors, ends.levels)[None] if not ends.flat else ends.rgb([[ends.low]])
+    ramp = table(ends.colors, ends.levels)[None] if not ends.flat else ends.rgb(np.array([[ends.low]]))
     tile.paste(to_image(ramp).resize((width, 10), Image.Resampling.NEAREST), (0, y))
     pen.rectangle((0, y, width - 1, y + 9), outline=HAIRLINE)
     y += 13

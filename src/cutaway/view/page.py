@@ -35,6 +35,7 @@ img.bar { display: block; width: 100%; height: 10px; border: 1px solid var(--lin
 .marks { display: flex; justify-content: space-between; font-size: 12px; line-height: 16px; margin-top: 2px; }
 .unit { text-align: center; font-size: 12px; line-height: 16px; color: var(--muted); }
 .summary { display: grid; grid-template-columns: 256px minmax(220px, 300px) 1fr; gap: 24px 32px; margin-bottom: 24px; }
+.summary figure { max-width: 256px; }
 .bench { display: grid; grid-template-columns: repeat(auto-fill, minmax(360px, 1fr)); gap: 16px; }
 .bench.three { grid-template-columns: repeat(auto-fill, minmax(480px, 1fr)); }
 .card { border: 1px solid var(--line); padding: 16px; min-width: 0; display: flex; flex-direction: column; gap: 8px; }
@@ -44,7 +45,8 @@ img.bar { display: block; width: 100%; height: 10px; border: 1px solid var(--lin
 .pair { display: grid; grid-auto-flow: column; grid-auto-columns: 1fr; gap: 8px; }
 .caveat { color: var(--muted); font-size: 12px; line-height: 16px; }
 .flag { color: var(--warn); }
-.facts { display: grid; grid-template-columns: max-content 1fr; gap: 0 12px; margin: 0; font-size: 12px; line-height: 18px; }
+.facts { display: grid; grid-template-columns: max-content 1fr; gap: 0 12px; margin: 0;
+  font-size: 12px; line-height: 18px; }
 .facts dt { color: var(--muted); } .facts dd { margin: 0; overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
 .panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(220px, 1fr)); gap: 16px; margin: 8px 0 0; }
 .panels figure { max-width: 320px; }
@@ -53,7 +55,8 @@ img.bar { display: block; width: 100%; height: 10px; border: 1px solid var(--lin
 ul.legend { list-style: none; margin: 8px 0 0; padding: 0; font-size: 12px; line-height: 18px; }
 ul.legend b { display: inline-block; border: 6px solid; margin-right: 8px; vertical-align: -1px; }
 ol.top { list-style: none; margin: 0; padding: 0; }
-ol.top li { display: grid; grid-template-columns: 1fr max-content; gap: 0 8px; margin-bottom: 8px; overflow-wrap: anywhere; }
+ol.top li { display: grid; grid-template-columns: 1fr max-content; gap: 0 8px; margin-bottom: 8px;
+  overflow-wrap: anywhere; }
 .meter { grid-column: 1 / -1; height: 6px; background: var(--panel); position: relative; print-color-adjust: exact; }
 .meter i { position: absolute; left: 0; top: 0; border-top: 6px solid var(--text); }
 .meter u { position: absolute; top: -3px; border-left: 2px solid var(--accent); height: 12px; }
@@ -68,16 +71,18 @@ details { font-size: 12px; line-height: 16px; } summary { cursor: pointer; color
 ul.plain { margin: 0; padding-left: 18px; } ul.plain li { margin-bottom: 4px; max-width: 72ch; }
 pre { background: var(--panel); border: 1px solid var(--line); padding: 16px; overflow-x: auto; margin: 0; }
 pre, code { font: 12px/18px ui-monospace, monospace; }
-@media (max-width: 900px) { .summary { grid-template-columns: minmax(0, 256px) 1fr; }
+@media screen and (max-width: 900px) { .summary { grid-template-columns: minmax(0, 256px) 1fr; }
   .summary > :last-child { grid-column: 1 / -1; } }
-@media (max-width: 560px) { .summary, .bench, .bench.three { grid-template-columns: minmax(0, 1fr); }
+@media screen and (max-width: 560px) { .summary, .bench, .bench.three { grid-template-columns: minmax(0, 1fr); }
   main, header.top { padding-left: 16px; padding-right: 16px; } }
 @media print {
   :root { --bg: #fff; --panel: #f5f6f8; --text: #1b1f24; --muted: #586069; --accent: #0068b8; --warn: #8a5300;
     --line: #c9ced4; color-scheme: light; }
-  @page { margin: 14mm; }
-  body { font-size: 10pt; } nav { display: none; } main, header.top { max-width: none; padding: 0; }
-  .bench, .bench.three { grid-template-columns: 1fr 1fr; } .summary { grid-template-columns: 180px 200px 1fr; gap: 16px; }
+  @page { margin: 12mm; }
+  body { zoom: .68; } nav, details:not([open]) { display: none; } main, header.top { max-width: none; padding: 0; }
+  .bench { grid-template-columns: repeat(3, minmax(0, 1fr)); }
+  .bench.three { grid-template-columns: repeat(2, minmax(0, 1fr)); }
+  .panels { grid-template-columns: repeat(4, minmax(0, 1fr)); }
   .card, .block, figure, .keep, tr, li { break-inside: avoid; } h2, h3, h4 { break-after: avoid; }
   section.picture + section.picture { break-before: page; } pre { white-space: pre-wrap; }
 }

@@ -42,7 +42,8 @@ def enlarge(values: Array, height: int, width: int) -> Array:
     """`values` (h, w) or (h, w, c) at another size with hard edges: every cell stays one flat square."""
     rows = (np.arange(height) * values.shape[0]) // height
     columns = (np.arange(width) * values.shape[1]) // width
-    return values[rows][:, columns]
+    out: Array = values[rows][:, columns]
+    return out
 
 
 def shrink(values: Array, height: int, width: int) -> Floats:
@@ -57,7 +58,7 @@ def _areas(old: int, new: int) -> Floats:
     edges = np.arange(new + 1) * old / new
     cells = np.arange(old)
     cover = np.minimum(cells + 1, edges[1:, None]) - np.maximum(cells, edges[:-1, None])
-    return np.clip(cover, 0, None) * new / old
+    return np.asarray(np.clip(cover, 0, None) * new / old, np.float64)
 
 
 def fit(values: Array, height: int, width: int, *, smooth: bool) -> Floats:
@@ -75,7 +76,7 @@ def desaturate(photo: Array, keep: float = 0.4) -> Floats:
     """
     photo = np.asarray(photo, np.float64)
     grey = photo @ np.array([0.299, 0.587, 0.114])
-    return grey[..., None] * (1 - keep) + photo * keep
+    return np.asarray(grey[..., None] * (1 - keep) + photo * keep, np.float64)
 
 
 def overlay(
@@ -111,7 +112,8 @@ def categories(values: Array) -> tuple[Floats, dict[int, tuple[float, float, flo
     named = len(numbers) if len(numbers) <= 8 else 7
     colors[order[:named]] = OKABE_ITO[:named] / 255
     rgb = colors[place.reshape(np.shape(values))]
-    return rgb, {int(numbers[i]): tuple(map(float, colors[i])) for i in order}
+    named_colors = [(float(r), float(g), float(b)) for r, g, b in colors]
+    return rgb, {int(numbers[i]): named_colors[i] for i in order}
 
 
 def mosaic(tiles: Array, *, gap: int = 1, fill: float = 1.0) -> Array:

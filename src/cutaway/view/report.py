@@ -11,6 +11,7 @@ from cutaway.core.result import Attribution, Result
 from . import html
 from .cards import Described, Predicted, Prediction, Refusal, Subject, picture_section, refused_list
 from .colors import Array, Theme, number
+from .drawing import picture_names
 from .html import esc
 from .page import CSP, CSS
 
@@ -79,24 +80,6 @@ def report(
         f'<section id="again"><h2>Make it again</h2><pre>{esc(code or reproduce(results))}</pre></section>'
         "</main></body></html>\n"
     )
-
-
-def picture_names(results: Sequence[Result]) -> list[str]:
-    """The name under which the report files each result's picture, in the order of the results.
-
-    It is the picture's own name; where two pictures share it, the later ones are called "name (2)", "name (3)".
-    """
-    seen: dict[str, list[bytes]] = {}
-    names = []
-    for r in results:
-        name = r.provenance.image
-        content = r.image.tobytes() if isinstance(r, Attribution) else None
-        known = seen.setdefault(name, [])
-        if content is not None and content not in known:
-            known.append(content)
-        turn = known.index(content) if content is not None else 0
-        names.append(name if turn == 0 else f"{name} ({turn + 1})")
-    return names
 
 
 def reproduce(results: Sequence[Result]) -> str:

@@ -59,30 +59,30 @@ def share_inside(heat: Array, mask: Array) -> Inside:
     return Inside(float(positive[mask].sum()) / whole if whole > 0 else None, float(mask.mean()))
 
 
-def where(heat: Array) -> str:
-    """Where the positive mass of a map lies, in words.
+def where(heat: Array, *, brief: bool = False) -> str:
+    """Where the positive mass of a map lies, in words: a clause, or a few words with `brief`.
 
     >>> where(np.array([[0.0, 0.0], [1.0, 3.0]]))
     'three quarters of the positive mass lies in the lower right quarter'
     >>> where(np.zeros((7, 7)))
     'it is zero everywhere'
-    >>> where(-np.ones((7, 7)))
-    'there is no positive mass'
+    >>> where(-np.ones((7, 7))), where(np.ones((7, 7)), brief=True)
+    ('there is no positive mass', 'spread over the whole picture')
     """
     if not heat.any():
-        return "it is zero everywhere"
+        return "zero everywhere" if brief else "it is zero everywhere"
     # Sixteen fields of equal area; each holds the mean, so its share is its mass.
     fields = shrink(np.clip(finite(heat), 0, None), 4, 4)
     whole = fields.sum()
     if whole == 0:
-        return "there is no positive mass"
+        return "none" if brief else "there is no positive mass"
     for regions, enough in ((_QUARTERS, 0.45), (_HALVES, 0.6)):
         name, most = max(
             ((n, float(fields[r].sum() / whole)) for n, r in regions.items()), key=lambda p: p[1]
         )
         if most >= enough:
-            return f"{share(most)} of the positive mass lies in the {name}"
-    return "the positive mass is spread over the whole picture"
+            return f"{share(most)} {'' if brief else 'of the positive mass lies '}in the {name}"
+    return f"{'' if brief else 'the positive mass is '}spread over the whole picture"
 
 
 def share(part: float) -> str:
