@@ -1,0 +1,335 @@
+"""Receptive fields: interval arithmetic over the operators that really ran."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from typing import NamedTuple
+
+from .axes import Dims, Kind, full, other
+from .errors import MethodRefusedError, UsageError
+from .reading import POSITIONS, Link, Reading
+from .reading_shapes import reading
+from .steps import Channels, Formula, Interval, Slide, Step, Unknown, Whole, inside, virtual
+from .trace import Node, Shape, Trace, Value
+
+
+class Box(NamedTuple):
+    """A rectangle of pixels, all four ends included."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+    @property
+    def height(self) -> int:
+        """Rows it covers."""
+        return self.bottom - self.top + 1
+
+    @property
+    def width(self) -> int:
+        """Columns it covers."""
+        return self.right - self.left + 1
+
+
+@dataclass(frozen=True)
+class ReceptiveField:
+    """The pixels that can change a unit.
+
+    `unclipped` goes on into the padding and may be negative; `clipped` lies in the picture and counts no padding,
+    at the border of any layer: it is None for a unit that reads padding alone. `whole` says that an operator
+    mixes all positions, `reason` which one.
+    """
+
+    unclipped: Box
+    clipped: Box | None
+    whole: bool = False
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Rows or columns of one value: position o sees pixels [jump o + low, jump o + high].
+
+    `steady` is False after resizing or transposed convolution, where that depends on o; `low` and `high` are
+    then not kept. `whole` and `unknown` hold the reason where one applies.
+    """
+
+    jump: Fraction = Fraction(1)
+    low: Fraction = Fraction(0)
+    high: Fraction = Fraction(0)
+    steady: bool = True
+    whole: str = ""
+    unknown: str = ""
+
+    def through(self, step: Step) -> Axis:
+        """The axis after an operator that reads this one by `step`."""
+        if isinstance(step, Whole):
+            return Axis(self.jump, whole=step.reason)
+        if self.whole or self.unknown:
+            return self if isinstance(step, Unknown) else replace(self, jump=self.jump * step.scale)
+        if isinstance(step, Unknown):
+            return Axis(unknown=step.reason)
+        if isinstance(step, Formula) or not self.steady:
+            return Axis(self.jump * step.scale, steady=False)
+        if step.stride == 1 and step.start == step.reach == 0:
+            return self
+        low = self.low + self.jump * step.start
+        return Axis(self.jump * step.stride, low, self.high + self.jump * (step.start + step.reach))
+
+    def join(self, axis: Axis) -> Axis:
+        """The hull of two ways to the picture."""
+        for a in (self, axis):
+            if a.whole:
+                return a
+        for a in (self, axis):
+            if a.unknown:
+                return a
+        if self.steady and axis.steady and self.jump == axis.jump:
+            return replace(self, low=min(self.low, axis.low), high=max(self.high, axis.high))
+        return Axis(max(self.jump, axis.jump), steady=False)
+
+
+@dataclass(frozen=True)
+class Place:
+    """What is known of one value: the meaning of its dimensions, and its rows and columns."""
+
+    dims: Dims
+    rows: Axis
+    columns: Axis
+
+    def axis(self, kind: Kind) -> Axis:
+        """Rows or columns."""
+        return self.rows if kind is Kind.ROW else self.columns
+
+    def length(self, kind: Kind) -> int:
+        """How many rows, columns or channels there are."""
+        return math.prod(a.size for d in self.dims for a in d.atoms if a.kind is kind)
+
+
+@dataclass
+class _Region:
+    """Pixels asked for at one value: as if there were no ends, and what is really there."""
+
+    virtual: dict[Kind, Interval]
+    inside: dict[Kind, Interval | None]
+    channels: Channels
+    whole: dict[Kind, str] = field(default_factory=dict)
+
+    def add(self, region: _Region) -> None:
+        """Grow to the hull of both."""
+        seen = None not in self.inside.values(), None not in region.inside.values()
+        for kind in POSITIONS:
+            (a, b), (c, d) = self.virtual[kind], region.virtual[kind]
+            self.virtual[kind] = (min(a, c), max(b, d))
+            mine, theirs = self.inside[kind], region.inside[kind]
+            if all(seen) and mine is not None and theirs is not None:
+                self.inside[kind] = (min(mine[0], theirs[0]), max(mine[1], theirs[1]))
+            elif seen[1]:
+                self.inside[kind] = theirs
+        if self.channels is not None:
+            self.channels = None if region.channels is None else self.channels | region.channels
+
+
+class Geometry:
+    """Where every value of a trace lies in the picture."""
+
+    def __init__(self, trace: Trace) -> None:
+        self.trace = trace
+        self.places: dict[Value, Place] = {}
+        self.readings: list[list[Reading]] = []
+        if len(trace.shape) != 4:
+            raise UsageError(f"a network input of {len(trace.shape)} dimensions", "pictures (N, C, H, W)")
+        for node in trace.nodes:
+            self._place(node)
+
+    def _place(self, node: Node) -> None:
+        if not node.parents:
+            self.readings.append([])
+            for number, shape in enumerate(node.shapes):
+                known = node.index == 0
+                dims = _picture(shape) if known else tuple(other(n) for n in shape)
+                axis = Axis() if known else Axis(unknown=f"a tensor was made by {node.name}")
+                self.places[Value(node.index, number)] = Place(dims, axis, axis)
+            return
+        ins = tuple(v and self.places[v].dims for v in node.inputs)
+        readings = reading(node, ins)
+        self.readings.append(readings)
+        for number, shape in enumerate(node.shapes):
+            read = readings[number]
+            axes: dict[Kind, Axis] = {}
+            for value, link in self._links(node, read):
+                for kind in POSITIONS:
+                    axis = self.places[value].axis(kind).through(link.step(kind))
+                    axes[kind] = axes[kind].join(axis) if kind in axes else axis
+            self.places[Value(node.index, number)] = Place(read.dims, axes[Kind.ROW], axes[Kind.COLUMN])
+            assert tuple(d.size for d in read.dims) == shape, (node, read.dims)
+
+    def _links(self, node: Node, read: Reading) -> list[tuple[Value, Link]]:
+        """The values an output reads; a value used as a weight is read by the first link, which refuses."""
+        found = [
+            (v, l) for v, l in zip(node.inputs, read.links, strict=False) if v is not None and l is not None
+        ]
+        if node.hidden:
+            why = Unknown(f"{node.name} uses the picture as a weight or an index")
+            found += [(v, Link(dict.fromkeys(POSITIONS, why))) for v in node.hidden]
+        return found
+
+    def receptive_field(
+        self, value: Value, rows: Interval, columns: Interval, channels: Channels = None
+    ) -> ReceptiveField:
+        """The field of a box of units, walked back to the picture over every path."""
+        start = {Kind.ROW: rows, Kind.COLUMN: columns}
+        pending = {value: _Region(dict(start), dict(start), channels)}
+        whole: dict[Kind, str] = {}
+        unknown: dict[Kind, str] = {}
+        while pending:
+            here = max(pending)
+            region = pending.pop(here)
+            if here.node == 0:
+                return self._answer(region, whole, unknown)
+            node = self.trace.nodes[here.node]
+            if not node.parents:
+                unknown |= dict.fromkeys(POSITIONS, f"a tensor was made by {node.name}")
+                continue
+            for source, link in self._links(node, self.readings[here.node][here.output]):
+                wanted = link.channels(region.channels)
+                if wanted is not None and not wanted:
+                    continue
+                back = _Region({}, {}, wanted)
+                for kind in POSITIONS:
+                    self._back(link.step(kind), kind, region, source, back, whole, unknown)
+                if source in pending:
+                    pending[source].add(back)
+                else:
+                    pending[source] = back
+        return self._answer(None, whole, unknown)
+
+    def _back(
+        self,
+        step: Step,
+        kind: Kind,
+        region: _Region,
+        source: Value,
+        back: _Region,
+        whole: dict[Kind, str],
+        unknown: dict[Kind, str],
+    ) -> None:
+        """One axis of one link, from the output's region to the input's."""
+        length = self.places[source].length(kind)
+        if isinstance(step, (Slide, Formula)):
+            back.virtual[kind] = virtual(step, region.virtual[kind])
+            back.inside[kind] = inside(step, region.inside[kind], length)
+            return
+        (whole if isinstance(step, Whole) else unknown).setdefault(kind, step.reason)
+        back.virtual[kind] = back.inside[kind] = (0, length - 1)
+
+    def _answer(
+        self, region: _Region | None, whole: Mapping[Kind, str], unknown: Mapping[Kind, str]
+    ) -> ReceptiveField:
+        for kind in POSITIONS:
+            if kind in unknown and kind not in whole:
+                raise MethodRefusedError(
+                    f"the receptive field is not known: {unknown[kind]}",
+                    "operators over windows, positions or the whole picture",
+                    "a layer before it",
+                )
+        height, width = self.trace.shape[-2:]
+        every = {Kind.ROW: (0, height - 1), Kind.COLUMN: (0, width - 1)}
+        reason = "; ".join(dict.fromkeys(whole.values()))
+        if region is None:
+            if len(whole) < 2:
+                raise UsageError("a unit that depends on no pixel", "a unit computed from the picture")
+            region = _Region(dict(every), dict(every), None)
+        loose = {k: every[k] if k in whole else region.virtual[k] for k in POSITIONS}
+        tight = {k: every[k] if k in whole else region.inside[k] for k in POSITIONS}
+        r, c = tight[Kind.ROW], tight[Kind.COLUMN]
+        clipped = None if r is None or c is None else Box(r[0], c[0], r[1], c[1])
+        (top, bottom), (left, right) = loose[Kind.ROW], loose[Kind.COLUMN]
+        return ReceptiveField(Box(top, left, bottom, right), clipped, len(whole) == 2, reason)
+
+    def size(self, value: Value, kind: Kind) -> int | None:
+        """Pixels that one unit sees along rows or columns, padding included; None when whole or unknown.
+
+        Where it varies from place to place, the most that a unit in the middle sees.
+        """
+        place = self.places[value]
+        axis = place.axis(kind)
+        if axis.whole or axis.unknown:
+            return None
+        if axis.steady:
+            return int(axis.high - axis.low) + 1
+        middle = {k: place.length(k) // 2 for k in POSITIONS}
+        found = 0
+        for o in range(middle[kind], min(middle[kind] + min(axis.jump.denominator, 32), place.length(kind))):
+            at = {**middle, kind: o}
+            box = self.receptive_field(value, (at[Kind.ROW],) * 2, (at[Kind.COLUMN],) * 2).unclipped
+            found = max(found, box.height if kind is Kind.ROW else box.width)
+        return found
+
+
+def _picture(shape: Shape) -> Dims:
+    kinds = (Kind.PICTURE, Kind.CHANNEL, Kind.ROW, Kind.COLUMN)
+    return tuple(full(kind, n) for kind, n in zip(kinds, shape, strict=True))
+
+
+_CACHE: weakref.WeakKeyDictionary[Trace, Geometry] = weakref.WeakKeyDictionary()
+
+
+def geometry(trace: Trace) -> Geometry:
+    """The geometry of a trace, worked out once."""
+    if trace not in _CACHE:
+        _CACHE[trace] = Geometry(trace)
+    return _CACHE[trace]
+
+
+def receptive_field(
+    trace: Trace,
+    layer: str,
+    row: int | Interval | None = None,
+    col: int | Interval | None = None,
+    *,
+    channel: int | None = None,
+) -> ReceptiveField:
+    """The pixels that can change a unit, or a box of units, of a layer.
+
+    Parameters
+    ----------
+    row, col : a position of the layer's map from 0, an interval with both ends included, or None for all.
+    channel : only the paths that lead to this channel (through concatenations, groups, shuffles).
+
+    One axis, a window with kernel k, stride s, padding p and dilation d takes the interval [a, b] of its outputs
+    to [a s - p, b s - p + d (k - 1)] of its inputs, 0-based, both ends included; branches give their hull.
+
+    Raises UnknownNameError for the layer, UsageError for a position or channel it does not have, and
+    MethodRefusedError naming the operator that is not understood.
+
+    >>> import torch
+    >>> from cutaway.core.trace import trace
+    >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, 2, 1))
+    >>> receptive_field(trace(net, torch.zeros(1, 3, 9, 9)), "0", 0, 2)
+    ReceptiveField(unclipped=Box(top=-1, left=3, bottom=1, right=5), clipped=Box(top=0, left=3, bottom=1, right=5), whole=False, reason='')
+    """
+    value = trace.value(layer)
+    where = geometry(trace)
+    place = where.places[value]
+    rows = _interval("row", layer, row, place.length(Kind.ROW))
+    columns = _interval("column", layer, col, place.length(Kind.COLUMN))
+    channels: Channels = None
+    if channel is not None:
+        count = place.length(Kind.CHANNEL)
+        if not 0 <= channel < count:
+            raise UsageError(f"channel {channel} of layer {layer!r}", f"0 to {count - 1}")
+        channels = frozenset({channel})
+    return where.receptive_field(value, rows, columns, channels)
+
+
+def _interval(what: str, layer: str, asked: int | Interval | None, length: int) -> Interval:
+    first, last = (0, length - 1) if asked is None else (asked, asked) if isinstance(asked, int) else asked
+    if not 0 <= first <= last < length:
+        raise UsageError(f"{what} {asked} of layer {layer!r}", f"0 to {length - 1}")
+    return first, last

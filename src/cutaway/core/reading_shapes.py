@@ -1,0 +1,394 @@
+"""How matrix products, attention, reshapes and slices read their inputs; the table of all readers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any
+
+import torch
+
+from .axes import Atom, Dim, Dims, Kind, full, other, view
+from .operators import Family
+from .reading import (
+    POINTWISE,
+    POSITIONS,
+    REDUCTIONS,
+    Handler,
+    Inputs,
+    Link,
+    Reader,
+    Reading,
+    convolution,
+    elementwise,
+    mixes,
+    normalisation,
+    padding,
+    pooling,
+    reduction,
+    refused,
+    resizing,
+    same,
+    sizes,
+)
+from .steps import Formula, Slide, Step, Unknown, Whole, everything, gathered, part, placed, unchanged
+from .trace import Node, Stub
+
+_PRIMES = (2, 3, 5, 7, 11, 13, 17, 19)
+
+
+def linear(node: Node, ins: Inputs) -> list[Reading]:
+    """A linear layer over the last dimension; whole when that dimension holds positions."""
+    dims = ins[0]
+    if dims is None:
+        return refused(node, ins)
+    link = Link(mixes(node, dims[-1].positions, "mixes all positions"), everything)
+    out = (*dims[:-1], full(Kind.CHANNEL, node.shapes[0][-1]))
+    return [Reading(out, (link,))]
+
+
+def matrix_product(node: Node, ins: Inputs) -> list[Reading]:
+    """A matrix product: rows come from the left, columns from the right, the rest is summed over."""
+    shape = node.shapes[0]
+    left, right = ins[-2], ins[-1]
+    found: set[Kind] = set()
+    if left is not None:
+        found |= left[-1].positions
+    if right is not None and len(right) > 1:
+        found |= right[-2].positions
+    if left is not None and right is not None and len(right) > 1:
+        found |= left[-2].positions & right[-1].positions  # every entry is a pair of positions
+    out = [other(n) for n in shape]
+    source = left if left is not None else right
+    for i in range(len(shape) - 2):
+        if source is not None and len(source) == len(shape) and source[i].size == shape[i]:
+            out[i] = source[i]
+    if left is not None and len(left) > 1 and len(shape) > 1:
+        out[-2] = left[-2]
+    if right is not None:
+        out[-1] = right[-1]
+    elif left is not None:
+        out[-1] = full(Kind.CHANNEL, shape[-1])
+    link = Link(mixes(node, found, "mixes positions"), everything)
+    return [Reading(tuple(out), tuple(d and link for d in ins))]
+
+
+def attention(node: Node, ins: Inputs) -> list[Reading]:
+    """Attention: every position looks at every other; places are those of the query."""
+    query = ins[0]
+    if query is None:
+        return refused(node, ins)
+    link = Link(mixes(node, POSITIONS, "lets every position look at every other"), everything)
+    last = ins[2][-1] if len(ins) > 2 and ins[2] is not None else query[-1]
+    first = (*query[:-1], last if last.size == node.shapes[0][-1] else full(Kind.CHANNEL, node.shapes[0][-1]))
+    rest = [tuple(other(n) for n in shape) for shape in node.shapes[1:]]
+    return [Reading(dims, tuple(d and link for d in ins)) for dims in (first, *rest)]
+
+
+def concatenation(node: Node, ins: Inputs) -> list[Reading]:
+    """Concatenation along channels, or of class tokens before or after the positions."""
+    shape = node.shapes[0]
+    known = [d for d in ins if d is not None]
+    if node.name in ("stack", "hstack", "vstack") or len(known[0]) != len(shape):
+        return refused(node, ins) if node.name != "stack" else _stacked(node, ins)
+    axis = int(node.arguments.get("dim", 0)) % len(shape)
+    lengths = [s[axis] for s in node.input_shapes]
+    out = list(known[0])
+    steps: dict[Kind, Step] = {}
+    readers: list[Reader] = [unchanged] * len(ins)
+    holding = [i for i, d in enumerate(ins) if d is not None and d[axis].positions]
+    if holding:
+        i = holding[0]
+        dim = ins[i][axis]  # type: ignore[index]
+        if len(holding) == 1 and all(d is None or j == i for j, d in enumerate(ins)):
+            out[axis] = Dim(dim.atoms, dim.before + sum(lengths[:i]), dim.after + sum(lengths[i + 1 :]))
+        else:
+            out[axis] = other(shape[axis])
+            steps = {k: Unknown(f"{node.name} joins maps side by side") for k in dim.positions}
+    elif all(d[axis].is_full(Kind.CHANNEL) for d in known):
+        out[axis] = full(Kind.CHANNEL, shape[axis])
+        readers = [placed(sum(lengths[:i]), n) for i, n in enumerate(lengths)]
+    else:
+        out[axis] = other(shape[axis])
+    return [Reading(tuple(out), tuple(d and Link(steps, r) for d, r in zip(ins, readers, strict=True)))]
+
+
+def _stacked(node: Node, ins: Inputs) -> list[Reading]:
+    axis = int(node.arguments.get("dim", 0)) % len(node.shapes[0])
+    out = list(next(d for d in ins if d is not None))
+    out.insert(axis, other(node.shapes[0][axis]))
+    return [Reading(tuple(out), tuple(d and Link() for d in ins))]
+
+
+def slicing(node: Node, ins: Inputs) -> list[Reading]:
+    """Indexing, narrow, select, chunk, split and unbind."""
+    dims, a = ins[0], node.arguments
+    if dims is None:
+        return refused(node, ins)
+    if node.name == "__getitem__":
+        keys = _keys(a["index"], len(dims))
+        return refused(node, ins) if keys is None else [_cut(node, dims, keys)]
+    axis = int(a.get("dim", 0)) % len(dims)
+    results: list[Reading] = []
+    start = 0
+    for number, shape in enumerate(node.shapes):
+        key: Any
+        if node.name == "unbind":
+            key = number
+        elif node.name == "select":
+            key = a["index"]
+        else:
+            first = int(a["start"]) % dims[axis].size if node.name == "narrow" else start
+            key = slice(first, first + shape[axis])
+            start += shape[axis]
+        results.append(_cut(node, dims, [*[slice(None)] * axis, key]))
+    return results
+
+
+def _keys(index: Any, count: int) -> list[Any] | None:
+    """One key for each dimension, None for new axes; None when the index is not made of numbers and slices."""
+    keys = list(index) if isinstance(index, tuple) and not isinstance(index, Stub) else [index]
+    if any(not (k is None or k is Ellipsis or type(k) in (int, slice)) for k in keys):
+        return None
+    used = sum(1 for k in keys if k is not None and k is not Ellipsis)
+    if Ellipsis in keys:
+        at = keys.index(Ellipsis)
+        keys[at : at + 1] = [slice(None)] * (count - used)
+    return keys
+
+
+def _cut(node: Node, dims: Dims, keys: list[Any]) -> Reading:
+    """One output of a slice: `keys` go dimension by dimension, None makes a new one."""
+    out: list[Dim] = []
+    steps: dict[Kind, Step] = {}
+    reader: Reader = unchanged
+    rest = list(dims)
+    for key in keys:
+        if key is None:
+            out.append(Dim())
+            continue
+        dim = rest.pop(0)
+        if isinstance(key, slice):
+            start, stop, stride = key.indices(dim.size)
+            count = len(range(start, stop, stride))
+        else:
+            start, stride, count = int(key) % dim.size, 0, 1
+        kept, step, channels = _select(node, dim, start, stride, count)
+        steps |= step
+        reader = channels or reader
+        if isinstance(key, slice):
+            out.append(kept)
+    return Reading((*out, *rest), (Link(steps, reader),))
+
+
+def _select(
+    node: Node, dim: Dim, start: int, stride: int, count: int
+) -> tuple[Dim, dict[Kind, Step], Reader | None]:
+    """Every `stride`-th entry of a dimension: what is left, and how rows, columns and channels are read."""
+    if count == dim.size:
+        return dim, {}, None
+    kind = next((k for k in (*POSITIONS, Kind.CHANNEL) if dim.is_full(k)), None)
+    if kind is Kind.CHANNEL:
+        return full(kind, count), {}, part(start, count, dim.size, stride)
+    if kind is not None:
+        return full(kind, count), {kind: Slide(stride, start, 0)}, None
+    if not dim.positions:
+        return other(count), {}, None
+    stop = start + max(stride, 1) * (count - 1) + 1
+    if stop <= dim.before or start >= dim.size - dim.after:  # class tokens alone
+        return other(count), {}, None
+    if stride == 1 and start <= dim.before and stop >= dim.size - dim.after:
+        return Dim(dim.atoms, dim.before - start, stop - (dim.size - dim.after)), {}, None
+    why = f"the operator {node.name} in {node.scope or 'the network'} picks single tokens"
+    return other(count), {k: Unknown(why) for k in dim.positions}, None
+
+
+def reshaping(node: Node, ins: Inputs) -> list[Reading]:
+    """Views, permutations, flips, repeats: where every number went."""
+    dims, shape = ins[0], node.shapes[0]
+    if dims is None:
+        return refused(node, ins)
+    name = node.name
+    if name in ("flip", "roll", "channel_shuffle"):
+        return _moved(node, dims)
+    if name in ("expand", "expand_as", "repeat", "view_as"):
+        return elementwise(node, ins) if name.startswith("expand") else _repeated(node, dims)
+    if name in ("permute", "transpose", "t", "T", "mT", "movedim", "swapaxes", "adjoint", "H", "mH"):
+        order = _order(node, len(dims))
+        return refused(node, ins) if order is None else [Reading(tuple(dims[i] for i in order), (Link(),))]
+    if name == "squeeze" or name == "unsqueeze":
+        kept = [d for d in dims if d.size != 1]
+        return [Reading(_aligned(dims, kept, shape), (Link(),))]
+    return [_canonical(dims, view(dims, shape))]
+
+
+def _aligned(dims: Dims, kept: list[Dim], shape: tuple[int, ...]) -> Dims:
+    """Dimensions longer than one in their order, with new ones of length one between."""
+    if sizes(dims) == shape:
+        return dims
+    queue = list(kept)
+    return tuple(Dim() if n == 1 else queue.pop(0) for n in shape)
+
+
+def _order(node: Node, count: int) -> tuple[int, ...] | None:
+    """Which input dimension each output dimension is, found on a tensor whose sides are all different."""
+    tiny = torch.empty(_PRIMES[:count], device="meta")
+    if node.name in ("T", "mT", "H", "mH"):
+        moved = getattr(tiny, node.name)
+    else:
+        arguments = {k: v for k, v in node.arguments.items() if k not in ("rest", "args")}
+        if node.function is None:
+            return None
+        moved = node.function(tiny, *node.arguments.get("rest", ()), **arguments)
+    return tuple(_PRIMES.index(n) for n in moved.shape)
+
+
+def _arguments(node: Node, *names: str) -> list[Any]:
+    """Positional or keyword arguments after the tensor."""
+    given = list(node.arguments.get("rest", ()))
+    return [given[i] if i < len(given) else node.arguments.get(name) for i, name in enumerate(names)]
+
+
+def _moved(node: Node, dims: Dims) -> list[Reading]:
+    """Flip, roll and channel shuffle, which keep every dimension and move along it."""
+    steps: dict[Kind, Step] = {}
+    reader: Reader = unchanged
+    if node.name == "channel_shuffle":
+        groups, count = int(_arguments(node, "groups")[0]), dims[1].size
+        order = torch.arange(count).reshape(groups, -1).t().reshape(-1)
+        return [Reading(dims, (Link({}, gathered(tuple(order.tolist()))),))]
+    if node.name == "flip":
+        axes = list(node.arguments.get("rest", ())) or [node.arguments.get("dims")]
+        axes = list(axes[0]) if isinstance(axes[0], tuple) else axes
+        moves: list[tuple[int, int | None]] = [(i, None) for i in axes]
+    else:
+        shifts, over = _arguments(node, "shifts", "dims")
+        if over is None or over == ():
+            return refused(node, (dims,))
+        pairs = zip(_listed(shifts), _listed(over), strict=True)
+        moves = [(i, int(shift)) for shift, i in pairs]
+    for i, shift in moves:
+        dim = dims[i]
+        kind = next((k for k in POSITIONS if dim.is_full(k)), None)
+        if kind is not None:
+            steps[kind] = _travel(dim.size, shift)
+        elif dim.positions:
+            steps |= {k: Unknown(f"{node.name} moves mixed positions") for k in dim.positions}
+        elif Kind.CHANNEL in dim.kinds:
+            reader = everything
+    return [Reading(dims, (Link(steps, reader),))]
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (tuple, list)) else [value]
+
+
+def _travel(n: int, shift: int | None) -> Step:
+    """Along an axis of length n: mirrored (None), or rolled by `shift`."""
+    if shift is None:
+        return Formula(lambda o: (n - 1 - o, n - 1 - o), Fraction(1))
+    return Formula(lambda o: (o - shift,) * 2, Fraction(1), lambda o: ((o - shift) % n,) * 2)
+
+
+def _repeated(node: Node, dims: Dims) -> list[Reading]:
+    shape = node.shapes[0]
+    if sizes(dims) == shape:
+        return [Reading(dims, (Link(),))]
+    if len(shape) != len(dims) or any(d.positions and d.size != n for d, n in zip(dims, shape, strict=True)):
+        return refused(node, (dims,))
+    out = tuple(d if d.size == n else other(n) for d, n in zip(dims, shape, strict=True))
+    return [Reading(out, (Link({}, everything),))]
+
+
+def _canonical(before: Dims, dims: Dims) -> Reading:
+    """After a reshape: rows and columns that were cut into patches, or put together from channels, named anew.
+
+    Space to depth leaves (row, stride 2) where rows were and puts the odd rows among the channels; a patch
+    embedding by hand does the same with stride 16. Depth to space puts channels behind rows. A channel shuffle
+    leaves the channel atoms in another order.
+    """
+    steps: dict[Kind, Step] = {}
+    reader: Reader = unchanged
+    out = list(dims)
+    for kind in POSITIONS:
+        pure = [i for i, d in enumerate(out) if kind in d.kinds and d.kinds <= set(POSITIONS)]
+        mixed = [i for i, d in enumerate(out) if kind in d.kinds and Kind.CHANNEL in d.kinds]
+        if len(pure) == 1 and len(mixed) == 1:
+            atom = next(a for a in out[pure[0]].atoms if a.kind is kind)
+            inner = [a for a in out[mixed[0]].atoms if a.kind is kind]
+            if math.prod(a.size for a in inner) == atom.stride:
+                steps[kind] = Slide(atom.stride, 0, atom.stride - 1)
+                atoms = tuple(Atom(kind, 1, a.size) if a is atom else a for a in out[pure[0]].atoms)
+                out[pure[0]] = Dim(atoms, out[pure[0]].before, out[pure[0]].after)
+                rest = tuple(a for a in out[mixed[0]].atoms if a.kind is not kind)
+                out[mixed[0]] = Dim((Atom(Kind.CHANNEL, 1, atom.stride), *rest))
+                reader = everything
+        elif not pure and len(mixed) == 1:
+            atom, *rest_atoms = out[mixed[0]].atoms
+            ours = atom.kind is kind and atom.stride == 1 and all(a.kind is Kind.CHANNEL for a in rest_atoms)
+            if ours:
+                times = math.prod(a.size for a in rest_atoms)
+                steps[kind] = _nearest(times)
+                out[mixed[0]] = full(kind, out[mixed[0]].size)
+                reader = everything
+    if reader is everything:
+        out = [full(Kind.CHANNEL, d.size) if d.kinds == {Kind.CHANNEL} else d for d in out]
+        return Reading(tuple(out), (Link(steps, reader),))
+    channels = next((d.size for d in before if d.is_full(Kind.CHANNEL)), None)
+    total = channels or math.prod(a.size for d in before for a in d.atoms if a.kind is Kind.CHANNEL)
+    for i, d in enumerate(out):
+        if d.kinds == {Kind.CHANNEL} and d.size == total and not d.is_full(Kind.CHANNEL):
+            out[i] = full(Kind.CHANNEL, total)
+            reader = gathered(_numbers(d.atoms))
+    return Reading(tuple(out), (Link(steps, reader),))
+
+
+def _nearest(times: int) -> Step:
+    return Formula(lambda o: (o // times,) * 2, Fraction(1, times))
+
+
+def _numbers(atoms: tuple[Atom, ...]) -> tuple[int, ...]:
+    """The channel number at each place of a dimension made of channel atoms."""
+    numbers = [0]
+    for atom in atoms:
+        numbers = [n + atom.stride * i for n in numbers for i in range(atom.size)]
+    return tuple(numbers)
+
+
+_HANDLERS: Mapping[Family, Handler] = {
+    **dict.fromkeys(
+        (Family.RELU, Family.ACTIVATION, Family.GATE, Family.IDENTITY, Family.ADD, Family.MUL), elementwise
+    ),
+    **dict.fromkeys((Family.CONV, Family.TRANSPOSED_CONV), convolution),
+    **dict.fromkeys((Family.MAX_POOL, Family.AVG_POOL), pooling),
+    **dict.fromkeys((Family.REDUCE, Family.SOFTMAX), reduction),
+    **dict.fromkeys((Family.BATCH_NORM, Family.NORM), normalisation),
+    Family.LINEAR: linear,
+    Family.MATMUL: matrix_product,
+    Family.ATTENTION: attention,
+    Family.CAT: concatenation,
+    Family.PAD: padding,
+    Family.SLICE: slicing,
+    Family.RESIZE: resizing,
+    Family.SHAPE: reshaping,
+}
+
+
+def reading(node: Node, ins: Inputs) -> list[Reading]:
+    """What every output of an operator means and how it reads every input."""
+    if node.hidden:
+        where = f" in {node.scope}" if node.scope else ""
+        return refused(node, ins, f"{node.name}{where} uses the picture as a weight or an index")
+    if node.family is not None:
+        return _HANDLERS[node.family](node, ins)
+    if node.name in POINTWISE:
+        return elementwise(node, ins)
+    if node.name in REDUCTIONS:
+        return reduction(node, ins)
+    if node.name in ("T", "mT", "H", "mH"):
+        return reshaping(node, ins)
+    return refused(node, ins)
+
+
+__all__ = ["Whole", "reading", "same"]
