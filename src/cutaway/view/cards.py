@@ -11,9 +11,9 @@ import numpy as np
 from cutaway.core.result import Attribution, Result
 
 from . import html
+from .charts import parts
 from .colors import Array, Theme, number
 from .drawing import drawings, frame, map_drawing, overlaid, panel_drawing, photograph
-from .figure import parts
 from .html import esc
 from .lettering import method_title
 from .raster import desaturate, enlarge, to_image

@@ -1,4 +1,4 @@
-"""Plain drawings of the other kinds of result: pictures, patches, curves, tables, points."""
+"""The drawings of any result, and the plain ones: pictures, patches, curves, tables, points."""
 
 from __future__ import annotations
 
@@ -8,14 +8,33 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from cutaway.core.result import Curves, Patches, Picture, Scatter, Table
+from cutaway.core.errors import UsageError
+from cutaway.core.result import Attribution, Curves, Patches, Picture, Result, Scatter, Table
 
-from .colors import OKABE_ITO, Array, finite, number, scale
-from .drawing import Drawing
+from .colors import OKABE_ITO, Array, Theme, finite, number, scale
+from .drawing import Drawing, drawings
 from .lettering import HAIRLINE, INK, MUTED, PAPER, font, plain, wrap, write
 from .raster import enlarge, fit, mosaic, to_image
 
 _COLORS = [f"#{bytes(c).hex()}" for c in OKABE_ITO[[4, 5, 2, 6, 1, 0, 7, 3]]]
+
+
+def parts(result: Result, theme: Theme = "default") -> list[Drawing]:
+    """The drawings of any result."""
+    match result:
+        case Attribution():
+            return drawings(result, theme)
+        case Picture():
+            return [picture_drawing(result)]
+        case Patches():
+            return [patches_drawing(result)]
+        case Curves():
+            return [curves_drawing(result)]
+        case Table():
+            return [table_drawing(result)]
+        case Scatter():
+            return [scatter_drawing(result)]
+    raise UsageError(f"no drawing for a {type(result).__name__}", "one of the result kinds of cutaway")
 
 
 def picture_drawing(result: Picture) -> Drawing:

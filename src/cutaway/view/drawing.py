@@ -81,8 +81,8 @@ def map_drawing(result: Attribution, theme: Theme = "default", *, enlarged: bool
     height, width = frame(result.image) if enlarged else result.heat.shape
     grid = " × ".join(map(str, result.values.shape[-2:]))
     if result.values.ndim == 3:
-        colors = color_picture(result.values, signed=result.signed)
         ends = scale(result.values, signed=result.signed, colors="grey")
+        colors = color_picture(result.values, signed=ends.signed)
         title = f"in colour, {grid}"
         return Drawing(title, _tile(colors, height, width), ends, result.unit, remark=remark(result))
     ends = evidence_scale(result, theme)

@@ -9,14 +9,16 @@ import numpy as np
 from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 
-from cutaway.core.errors import UsageError, unknown
-from cutaway.core.result import Attribution, Curves, Patches, Picture, Result, Scatter, Table
+from cutaway.core.result import Result
 
-from .charts import curves_drawing, patches_drawing, picture_drawing, scatter_drawing, table_drawing
+from .charts import parts
 from .colors import Theme, number, table
-from .drawing import Drawing, drawings, evidence_scale, map_drawing, overlaid, picture_names, remark
+from .drawing import Drawing
 from .lettering import HAIRLINE, INK, MUTED, PAPER, method_title, wrap, write
 from .raster import encode, to_image
+from .sheet import contact_sheet
+
+__all__ = ["contact_sheet", "draw"]
 
 MARGIN, GAP, LINE = 16, 16, 18
 TEXT_CHUNK = "cutaway"
@@ -34,114 +36,6 @@ def draw(result: Result, *, title: str = "", theme: Theme = "default") -> bytes:
     info = PngInfo()
     info.add_itxt(TEXT_CHUNK, json.dumps(result.to_dict()), zip=True)
     return encode(image, pnginfo=info, optimize=True)
-
-
-def contact_sheet(
-    results: Sequence[Result],
-    *,
-    columns: Sequence[str] | int | None = None,
-    cell: int = 192,
-    theme: Theme = "default",
-) -> Image.Image:
-    """Many results as one labelled grid: a row for each picture, a column for each method.
-
-    `columns` names the methods and their order, or is a whole number for a plain grid of that many columns.
-    A method that stands several times for one picture (other options, layers or targets) takes several columns.
-    """
-    if not results:
-        raise UsageError("a contact sheet of no results", "at least one result")
-    if isinstance(columns, int):
-        if columns < 1:
-            raise UsageError(f"columns={columns}", "a whole number from 1", "columns=4")
-        rows = [list(results[i : i + columns]) for i in range(0, len(results), columns)]
-        return _sheet(rows, [], cell, theme)
-    present = list(dict.fromkeys(r.method for r in results))
-    order = present if columns is None else list(columns)
-    for name in order:
-        if name not in present:
-            raise unknown("method among the results", name, present)
-    places: dict[tuple[str, int], dict[str, Result]] = {}
-    names = picture_names(results)
-    for r, picture in zip(results, names, strict=True):
-        turn = 0
-        while picture in places.setdefault((r.method, turn), {}):
-            turn += 1
-        places[r.method, turn][picture] = r
-    keys = sorted((k for k in places if k[0] in order), key=lambda k: (order.index(k[0]), k[1]))
-    grid = [[places[k].get(p) for k in keys] for p in dict.fromkeys(names)]
-    return _sheet(grid, [method_title(m) for m, _ in keys], cell, theme)
-
-
-def _sheet(
-    grid: Sequence[Sequence[Result | None]], heads: Sequence[str], cell: int, theme: Theme
-) -> Image.Image:
-    top = MARGIN + (LINE if heads else 0)
-    step = cell + 3 * LINE + GAP
-    size = (2 * MARGIN + max(map(len, grid)) * (cell + GAP) - GAP, top + len(grid) * step)
-    sheet = Image.new("RGB", size, PAPER)
-    pen = ImageDraw.Draw(sheet)
-    for c, head in enumerate(heads):
-        write(pen, MARGIN + c * (cell + GAP), MARGIN - 2, _line(head, 13, cell), 13)
-    for r, row in enumerate(grid):
-        for c, result in enumerate(row):
-            x, y = MARGIN + c * (cell + GAP), top + 4 + r * step
-            if result is None:
-                pen.rectangle((x, y, x + cell - 1, y + cell - 1), outline=HAIRLINE)
-                continue
-            picture = _in_cell(thumbnail(result, theme), cell)
-            sheet.paste(picture, (x, y))
-            lines = _captions(result, theme, named=not heads, first=c == 0)
-            for i, line in enumerate(lines):
-                write(pen, x, y + picture.height + 3 + 16 * i, _line(line, 12, cell), 12, MUTED)
-    return sheet
-
-
-def _in_cell(picture: Image.Image, cell: int) -> Image.Image:
-    times = cell / max(picture.size)
-    size = (max(1, round(picture.width * times)), max(1, round(picture.height * times)))
-    return picture.resize(size, Image.Resampling.LANCZOS if times < 1 else Image.Resampling.NEAREST)
-
-
-def _captions(result: Result, theme: Theme, *, named: bool, first: bool) -> list[str]:
-    """What stands under a cell: method or picture where the grid does not say it, target, and the scale's ends."""
-    where = f"{result.target} at {result.layer}" if result.layer else result.target
-    ends = ""
-    if isinstance(result, Attribution):
-        bar = evidence_scale(result, theme)
-        ends = remark(result) or f"{number(bar.low)} to {number(bar.high)} {result.unit}"
-    lines = [f"{method_title(result.method)}  {where}" if named else where, ends]
-    return [*lines, result.provenance.image] if named or first else lines
-
-
-def thumbnail(result: Result, theme: Theme = "default") -> Image.Image:
-    """The one picture that stands for a result.
-
-    Of an attribution that is the overlay; where it has a number for every pixel, the plain map, because single
-    pixels vanish on a photograph. Of any other result it is its drawing.
-    """
-    if not isinstance(result, Attribution):
-        return parts(result, theme)[0].picture
-    if result.values.shape[-2:] == result.image.shape[:2]:
-        return map_drawing(result, theme).picture
-    return to_image(overlaid(result, theme))
-
-
-def parts(result: Result, theme: Theme = "default") -> list[Drawing]:
-    """The drawings of any result."""
-    match result:
-        case Attribution():
-            return drawings(result, theme)
-        case Picture():
-            return [picture_drawing(result)]
-        case Patches():
-            return [patches_drawing(result)]
-        case Curves():
-            return [curves_drawing(result)]
-        case Table():
-            return [table_drawing(result)]
-        case Scatter():
-            return [scatter_drawing(result)]
-    raise UsageError(f"no drawing for a {type(result).__name__}", "one of the result kinds of cutaway")
 
 
 def _compose(result: Result, title: str, tiles: Sequence[Image.Image]) -> Image.Image:

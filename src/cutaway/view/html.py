@@ -36,7 +36,7 @@ def picture(image: Image.Image, alt: str, *, cells: bool = False, name: str = ""
 
 def _bytes(image: Image.Image, photo: bool) -> tuple[bytes, str]:
     if photo and max(image.size) > 96:
-        return encode(image, "JPEG", quality=88, subsampling=0, optimize=True), "image/jpeg"
+        return encode(image, "JPEG", quality=88, subsampling=0), "image/jpeg"
     if image.mode == "RGB" and image.getcolors(256) is not None:
         image = _palette(image)
     return encode(image, "PNG", optimize=True), "image/png"
