@@ -11,6 +11,8 @@ import struct
 import threading
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -43,8 +45,10 @@ _DECODER_FAILURES = (
     struct.error,
     zlib.error,
 )
-# Pillow's warnings are process-wide state: one header is opened at a time, decoding runs in parallel.
+# Warning filters belong to the whole process, so only one thread at a time listens to Pillow's warnings.
+# The decoders of these formats do not warn and run in parallel.
 _OPENING = threading.Lock()
+_SILENT = (None, "JPEG", "PNG", "WEBP", "BMP")
 
 
 def decode_path(source: str | os.PathLike[str]) -> tuple[Content, tuple[str, ...]]:
@@ -85,8 +89,8 @@ def decode_file(file: Path | io.BytesIO, name: str, length: int) -> tuple[Conten
     """The picture in an existing file or in memory, of `length` bytes."""
     if length == 0:
         raise InputError(f"{name} is empty (0 bytes)", ACCEPTED)
-    with _OPENING, warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    said: list[str] = []
+    with _listening(said):
         try:
             opened = Image.open(file)
         except UnidentifiedImageError as error:
@@ -100,9 +104,19 @@ def decode_file(file: Path | io.BytesIO, name: str, length: int) -> tuple[Conten
             raise _too_large(name, int(found.group()) if found else 0) from error
         except _DECODER_FAILURES as error:
             raise InputError(f"{name} cannot be opened: {_reason(error)}", ACCEPTED) from error
-    notices = tuple(str(w.message) for w in caught if w.category is not Image.DecompressionBombWarning)
     with opened:
-        return decode_pillow(opened, name, notices)
+        return decode_pillow(opened, name, tuple(said))
+
+
+@contextmanager
+def _listening(said: list[str]) -> Iterator[None]:
+    """Collect what Pillow warns of, instead of printing it; our own limit replaces its one on size."""
+    with _OPENING, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            yield
+        finally:
+            said.extend(str(w.message) for w in caught if w.category is not Image.DecompressionBombWarning)
 
 
 def _too_large(name: str, pixels: int, size: tuple[int, int] | None = None) -> InputError:
@@ -130,13 +144,18 @@ def decode_pillow(
         raise InputError(f"{name} has no pixels ({image.width}x{image.height})", "a picture with pixels")
     said = list(notices)
     try:
-        frames = int(getattr(image, "n_frames", 1))
+        with _listening(said):
+            frames = int(getattr(image, "n_frames", 1))
         frame = image.tell() if frames > 1 else 0
         if frames > 1:
             said.append(f"{frames} frames; frame {frame + 1} is used")
         if _deep_png(image):
             said.append("16 bits a channel; Pillow reads colour at 8 bits")
-        image.load()
+        if image.format in _SILENT:
+            image.load()
+        else:
+            with _listening(said):
+                image.load()
     except _DECODER_FAILURES as error:
         raise InputError(
             f"{name} is damaged or incomplete: {_reason(error)}",
@@ -158,8 +177,9 @@ def _deep_png(image: Image.Image) -> bool:
 
 def _upright(image: Image.Image, said: list[str]) -> Image.Image:
     try:
-        orientation = image.getexif().get(0x0112, 1)
-        turned = ImageOps.exif_transpose(image)
+        with _listening(said):
+            orientation = image.getexif().get(0x0112, 1)
+            turned = ImageOps.exif_transpose(image)
     except _DECODER_FAILURES as error:
         said.append(f"EXIF data unreadable ({_reason(error)}); orientation not applied")
         return image

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -219,15 +220,13 @@ def _resize_tensor(x: Tensor, size: tuple[int, int], interpolation: str) -> Tens
     """Resize (N, C, H, W) with the filters Pillow uses; overshoot is clipped to [0, 1]."""
     if tuple(x.shape[-2:]) == size:
         return x
-    if interpolation == "nearest":
-        return torch.nn.functional.interpolate(x, size, mode="nearest-exact")
     if interpolation in ("bilinear", "bicubic"):
         y = torch.nn.functional.interpolate(x, size, mode=interpolation, align_corners=False, antialias=True)
         return y.clamp(0, 1)
     planes = x.reshape(-1, *x.shape[-2:]).float().cpu().numpy()
     filter_ = Image.Resampling[interpolation.upper()]
     resized = [Image.fromarray(p).resize((size[1], size[0]), filter_) for p in planes]
-    stacked = torch.stack([torch.frombuffer(r.tobytes(), dtype=torch.float32) for r in resized])
+    stacked = torch.stack([torch.from_numpy(np.array(r)) for r in resized])
     return stacked.view(*x.shape[:2], *size).to(x).clamp(0, 1)
 
 

@@ -6,12 +6,13 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
 from cutaway.core.errors import InputError, UnknownNameError, UsageError, unknown
+from cutaway.core.model import VisionModel
 from cutaway.core.preprocess import Preprocess
 
 from .categories import read_classes
@@ -19,9 +20,6 @@ from .checkpoints import fill, read_state
 from .opened import File, Opened, Random, Weights
 from .published import open_timm, open_torchvision
 from .user_code import build_from_file
-
-if TYPE_CHECKING:
-    from cutaway.core.model import VisionModel
 
 _KINDS = (
     "a torchvision name (resnet50), timm:NAME, path/net.py:FUNCTION, cutaway:NAME (bundled), "
@@ -62,8 +60,6 @@ def load(
     >>> model.card["notes"]
     ('no preprocessing was given: pixels from 0 to 1 reach the network as they are',)
     """
-    from cutaway.core.model import VisionModel
-
     steps = _preprocess(preprocess)
     names = None if classes is None else read_classes(classes)
     if isinstance(spec, VisionModel):
@@ -133,8 +129,6 @@ def _open_bundled(name: str, weights: Weights) -> Opened:
 
 
 def _open_file(file: str, function: str, spec: str, weights: Weights) -> Opened:
-    from cutaway.core.model import VisionModel
-
     built = build_from_file(file, function)
     if isinstance(built, VisionModel):
         opened = Opened(built.network, built.name, built.preprocess, built.classes, card=built.card)
@@ -166,8 +160,6 @@ def _randomised(network: nn.Module, weights: Random) -> str:
 
 
 def _model(opened: Opened, preprocess: Preprocess | None, classes: tuple[str, ...] | None) -> VisionModel:
-    from cutaway.core.model import VisionModel
-
     notes = [*opened.notes]
     steps = preprocess or opened.preprocess
     if steps is None:

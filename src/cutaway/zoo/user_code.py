@@ -10,14 +10,12 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
 from cutaway.core.errors import CutawayError, InputError, UsageError, unknown
-
-if TYPE_CHECKING:
-    from cutaway.core.model import VisionModel
+from cutaway.core.model import VisionModel
 
 
 def build_from_file(file: str, function: str) -> nn.Module | VisionModel:
@@ -26,8 +24,6 @@ def build_from_file(file: str, function: str) -> nn.Module | VisionModel:
     The file's folder can be imported from while it runs. Raises `InputError` when the file is missing or its
     code fails, `UnknownNameError` when it has no such function, `UsageError` when that gives no network.
     """
-    from cutaway.core.model import VisionModel
-
     path = Path(file).expanduser()
     if not path.is_file():
         raise InputError(f"there is no file {path}", "path/net.py:build", "check the path")
