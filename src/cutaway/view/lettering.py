@@ -65,13 +65,13 @@ def plain(text: str) -> str:
     >>> plain("café −1.5 × Łódź ✓")
     'cafe -1.5 x Lodz ?'
     """
-    text = text.translate(_SPELLED).replace("Ł", "L").replace("Ø", "O")
     kept = []
-    for c in unicodedata.normalize("NFKD", text) if not text.isascii() else text:
-        if c.isascii() or c in _EXTRA:
-            kept.append(c if c.isprintable() else " ")
-        elif not unicodedata.combining(c):
-            kept.append("?")
+    for c in text.translate(_SPELLED).replace("Ł", "L").replace("Ø", "O"):
+        for part in c if c.isascii() or c in _EXTRA else unicodedata.normalize("NFKD", c):
+            if part.isascii() or part in _EXTRA:
+                kept.append(part if part.isprintable() else " ")
+            elif not unicodedata.combining(part):
+                kept.append("?")
     return "".join(kept)
 
 

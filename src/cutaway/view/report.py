@@ -100,7 +100,7 @@ def reproduce(results: Sequence[Result]) -> str:
             parts.append(f"target=cutaway.{found[1]}({found[2]})")
         parts += [f"{k}={v!r}" for k, v in r.options.items() if v is not None]
         parts += [f"seed={made.seed}"] if made.seed else []
-        said = "" if plain or not r.target else f"  # target: {r.target}"
+        said = "" if plain or not r.target else f"  # target: {' '.join(r.target.split())}"
         lines.append(f"{models[made.model]}.explain({', '.join(parts)}){said}")
     return "\n".join(lines)
 

@@ -12,12 +12,13 @@ from cutaway.core.result import Attribution, Panel
 from .colors import Array, Floats, finite, number
 from .raster import shrink, upsample
 
+# The first of equals is named, and the centre says more than the corner it shares a point with.
 _QUARTERS = {
+    "central quarter": (slice(1, 3), slice(1, 3)),
     "upper left quarter": (slice(0, 2), slice(0, 2)),
     "upper right quarter": (slice(0, 2), slice(2, 4)),
     "lower left quarter": (slice(2, 4), slice(0, 2)),
     "lower right quarter": (slice(2, 4), slice(2, 4)),
-    "central quarter": (slice(1, 3), slice(1, 3)),
 }
 _HALVES = {
     "upper half": (slice(0, 2), slice(0, 4)),
