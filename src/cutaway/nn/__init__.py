@@ -1,0 +1,1 @@
+"""Networks that are interpretable by design, and heads that make them so."""
