@@ -26,11 +26,12 @@ class Kind(Enum):
 
 
 class Atom(NamedTuple):
-    """A run of one kind: `size` steps of `stride` along it."""
+    """`size` steps of `stride` along an axis of `length`."""
 
     kind: Kind
     stride: int
     size: int
+    length: int
 
 
 class Dim(NamedTuple):
@@ -57,7 +58,10 @@ class Dim(NamedTuple):
 
     def is_full(self, kind: Kind) -> bool:
         """Whether it is that one axis, complete and in order."""
-        return len(self.atoms) == 1 and self.atoms[0][:2] == (kind, 1) and not (self.before or self.after)
+        if len(self.atoms) != 1 or self.before or self.after:
+            return False
+        atom = self.atoms[0]
+        return atom.kind is kind and atom.size == atom.length
 
 
 Dims = tuple[Dim, ...]
@@ -65,7 +69,7 @@ Dims = tuple[Dim, ...]
 
 def full(kind: Kind, size: int) -> Dim:
     """A dimension that is one axis."""
-    return Dim((Atom(kind, 1, size),))
+    return Dim((Atom(kind, 1, size, size),))
 
 
 def other(size: int) -> Dim:
@@ -89,6 +93,8 @@ def view(dims: Dims, shape: Shape) -> Dims:
     """
     if tuple(d.size for d in dims) == shape:
         return dims
+    if 0 in shape:
+        return tuple(other(n) for n in shape)
     out: list[Dim] = [Dim()] * len(shape)
     targets = [i for i, size in enumerate(shape) if size != 1]
     rest = [d for d in dims if d.size != 1]
@@ -123,8 +129,8 @@ def _group(dims: Sequence[Dim], sizes: Sequence[int]) -> list[Dim]:
                 piece.insert(0, atom)
                 left //= atom.size
             elif atom.size % left == 0:
-                atoms.append(Atom(atom.kind, atom.stride * left, atom.size // left))
-                piece.insert(0, Atom(atom.kind, atom.stride, left))
+                atoms.append(atom._replace(stride=atom.stride * left, size=atom.size // left))
+                piece.insert(0, atom._replace(size=left))
                 left = 1
             else:
                 return [other(n) for n in sizes]
@@ -137,7 +143,7 @@ def _merge(atoms: Sequence[Atom]) -> tuple[Atom, ...]:
     merged: list[Atom] = []
     for atom in atoms:
         if merged and merged[-1].kind is atom.kind and merged[-1].stride == atom.stride * atom.size:
-            atom = Atom(atom.kind, atom.stride, merged.pop().size * atom.size)
+            atom = atom._replace(size=merged.pop().size * atom.size)
         merged.append(atom)
     return tuple(merged)
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import reduce
 from typing import NamedTuple
 
 from .axes import Dims, Kind, full, other
 from .errors import MethodRefusedError, UsageError
 from .reading import POSITIONS, Link, Reading
 from .reading_shapes import reading
-from .steps import Channels, Formula, Interval, Slide, Step, Unknown, Whole, inside, virtual
+from .steps import Channels, Formula, Interval, Slide, Step, Unknown, Whole, ends, run, virtual
 from .trace import Node, Shape, Trace, Value
 
 
@@ -108,31 +108,56 @@ class Place:
 
     def length(self, kind: Kind) -> int:
         """How many rows, columns or channels there are."""
-        return math.prod(a.size for d in self.dims for a in d.atoms if a.kind is kind)
+        return next((a.length for d in self.dims for a in d.atoms if a.kind is kind), 1)
 
 
 @dataclass
 class _Region:
-    """Pixels asked for at one value: as if there were no ends, and what is really there."""
+    """Pixels asked for at one value: an interval as if there were no ends, and the set that is really there."""
 
     virtual: dict[Kind, Interval]
-    inside: dict[Kind, Interval | None]
+    inside: dict[Kind, int]
     channels: Channels
-    whole: dict[Kind, str] = field(default_factory=dict)
 
-    def add(self, region: _Region) -> None:
-        """Grow to the hull of both."""
-        seen = None not in self.inside.values(), None not in region.inside.values()
+    @property
+    def seen(self) -> bool:
+        """Whether anything is really there; rows without columns are nothing."""
+        return all(self.inside.values())
+
+    def holds(self, region: _Region) -> bool:
+        """Whether the other region is part of this one."""
+        if self.channels is not None and (region.channels is None or not region.channels <= self.channels):
+            return False
         for kind in POSITIONS:
             (a, b), (c, d) = self.virtual[kind], region.virtual[kind]
-            self.virtual[kind] = (min(a, c), max(b, d))
-            mine, theirs = self.inside[kind], region.inside[kind]
-            if all(seen) and mine is not None and theirs is not None:
-                self.inside[kind] = (min(mine[0], theirs[0]), max(mine[1], theirs[1]))
-            elif seen[1]:
-                self.inside[kind] = theirs
-        if self.channels is not None:
-            self.channels = None if region.channels is None else self.channels | region.channels
+            if c < a or d > b or region.inside[kind] & ~self.inside[kind]:
+                return False
+        return True
+
+    def hull(self, region: _Region) -> _Region:
+        """The smallest region that holds both."""
+        grown: dict[Kind, Interval] = {}
+        for kind in POSITIONS:
+            (a, b), (c, d) = self.virtual[kind], region.virtual[kind]
+            grown[kind] = (min(a, c), max(b, d))
+        inside = self.inside if self.seen else region.inside
+        if self.seen and region.seen:
+            inside = {kind: self.inside[kind] | region.inside[kind] for kind in POSITIONS}
+        either = None
+        if self.channels is not None and region.channels is not None:
+            either = self.channels | region.channels
+        return _Region(grown, inside, either)
+
+
+_APART = 8  # regions of one value of which none holds the other are kept apart up to this number, then joined
+
+
+def _gather(regions: list[_Region], new: _Region) -> list[_Region]:
+    """The regions with one more: what another holds is dropped, so that a hull is taken as late as can be."""
+    if any(region.holds(new) for region in regions):
+        return regions
+    kept = [region for region in regions if not new.holds(region)]
+    return [*kept, new] if len(kept) < _APART else [*kept[1:], kept[0].hull(new)]
 
 
 class Geometry:
@@ -142,6 +167,7 @@ class Geometry:
         self.trace = trace
         self.places: dict[Value, Place] = {}
         self.readings: list[list[Reading]] = []
+        self._sizes: dict[Value, tuple[int, int] | None] = {}
         if len(trace.shape) != 4:
             raise UsageError(f"a network input of {len(trace.shape)} dimensions", "pictures (N, C, H, W)")
         for node in trace.nodes:
@@ -172,7 +198,9 @@ class Geometry:
     def _links(self, node: Node, read: Reading) -> list[tuple[Value, Link]]:
         """The values an output reads; a value used as a weight is read by the first link, which refuses."""
         found = [
-            (v, l) for v, l in zip(node.inputs, read.links, strict=False) if v is not None and l is not None
+            (value, link)
+            for value, link in zip(node.inputs, read.links, strict=False)
+            if value is not None and link is not None
         ]
         if node.hidden:
             why = Unknown(f"{node.name} uses the picture as a weight or an index")
@@ -184,29 +212,28 @@ class Geometry:
     ) -> ReceptiveField:
         """The field of a box of units, walked back to the picture over every path."""
         start = {Kind.ROW: rows, Kind.COLUMN: columns}
-        pending = {value: _Region(dict(start), dict(start), channels)}
+        first = _Region(start, {kind: run(i) for kind, i in start.items()}, channels)
+        pending = {value: [first]}
         whole: dict[Kind, str] = {}
         unknown: dict[Kind, str] = {}
         while pending:
             here = max(pending)
-            region = pending.pop(here)
+            regions = pending.pop(here)
             if here.node == 0:
-                return self._answer(region, whole, unknown)
+                return self._answer(reduce(_Region.hull, regions), whole, unknown)
             node = self.trace.nodes[here.node]
             if not node.parents:
                 unknown |= dict.fromkeys(POSITIONS, f"a tensor was made by {node.name}")
                 continue
             for source, link in self._links(node, self.readings[here.node][here.output]):
-                wanted = link.channels(region.channels)
-                if wanted is not None and not wanted:
-                    continue
-                back = _Region({}, {}, wanted)
-                for kind in POSITIONS:
-                    self._back(link.step(kind), kind, region, source, back, whole, unknown)
-                if source in pending:
-                    pending[source].add(back)
-                else:
-                    pending[source] = back
+                for region in regions:
+                    wanted = link.channels(region.channels)
+                    if wanted is not None and not wanted:
+                        continue
+                    back = _Region({}, {}, wanted)
+                    for kind in POSITIONS:
+                        self._back(link.step(kind), kind, region, source, back, whole, unknown)
+                    pending[source] = _gather(pending.get(source, []), back)
         return self._answer(None, whole, unknown)
 
     def _back(
@@ -223,10 +250,12 @@ class Geometry:
         length = self.places[source].length(kind)
         if isinstance(step, (Slide, Formula)):
             back.virtual[kind] = virtual(step, region.virtual[kind])
-            back.inside[kind] = inside(step, region.inside[kind], length)
+            back.inside[kind] = step.mask(region.inside[kind]) & (1 << length) - 1
             return
-        (whole if isinstance(step, Whole) else unknown).setdefault(kind, step.reason)
-        back.virtual[kind] = back.inside[kind] = (0, length - 1)
+        (whole if isinstance(step, Whole) else unknown)[kind] = (
+            step.reason
+        )  # the one nearest the picture stays
+        back.virtual[kind], back.inside[kind] = (0, length - 1), (1 << length) - 1
 
     def _answer(
         self, region: _Region | None, whole: Mapping[Kind, str], unknown: Mapping[Kind, str]
@@ -244,32 +273,38 @@ class Geometry:
         if region is None:
             if len(whole) < 2:
                 raise UsageError("a unit that depends on no pixel", "a unit computed from the picture")
-            region = _Region(dict(every), dict(every), None)
-        loose = {k: every[k] if k in whole else region.virtual[k] for k in POSITIONS}
-        tight = {k: every[k] if k in whole else region.inside[k] for k in POSITIONS}
-        r, c = tight[Kind.ROW], tight[Kind.COLUMN]
-        clipped = None if r is None or c is None else Box(r[0], c[0], r[1], c[1])
-        (top, bottom), (left, right) = loose[Kind.ROW], loose[Kind.COLUMN]
-        return ReceptiveField(Box(top, left, bottom, right), clipped, len(whole) == 2, reason)
+            region = _Region(dict(every), {kind: run(i) for kind, i in every.items()}, None)
+        (top, bottom), (left, right) = (every[k] if k in whole else region.virtual[k] for k in POSITIONS)
+        unclipped, clipped = Box(top, left, bottom, right), None
+        if region.seen:
+            (top, bottom), (left, right) = (
+                every[k] if k in whole else ends(region.inside[k]) for k in POSITIONS
+            )
+            clipped = Box(top, left, bottom, right)
+        return ReceptiveField(unclipped, clipped, len(whole) == 2, reason)
 
-    def size(self, value: Value, kind: Kind) -> int | None:
-        """Pixels that one unit sees along rows or columns, padding included; None when whole or unknown.
+    def size(self, value: Value) -> tuple[int, int] | None:
+        """(rows, columns) of pixels that one unit sees, padding included; None when whole or unknown.
 
         Where it varies from place to place, the most that a unit in the middle sees.
         """
-        place = self.places[value]
-        axis = place.axis(kind)
-        if axis.whole or axis.unknown:
+        if value not in self._sizes:
+            self._sizes[value] = self._size(self.places[value], value)
+        return self._sizes[value]
+
+    def _size(self, place: Place, value: Value) -> tuple[int, int] | None:
+        axes = (place.rows, place.columns)
+        if any(axis.whole or axis.unknown for axis in axes):
             return None
-        if axis.steady:
-            return int(axis.high - axis.low) + 1
-        middle = {k: place.length(k) // 2 for k in POSITIONS}
-        found = 0
-        for o in range(middle[kind], min(middle[kind] + min(axis.jump.denominator, 32), place.length(kind))):
-            at = {**middle, kind: o}
-            box = self.receptive_field(value, (at[Kind.ROW],) * 2, (at[Kind.COLUMN],) * 2).unclipped
-            found = max(found, box.height if kind is Kind.ROW else box.width)
-        return found
+        if all(axis.steady for axis in axes):
+            return int(place.rows.high - place.rows.low) + 1, int(place.columns.high - place.columns.low) + 1
+        lengths = [place.length(kind) for kind in POSITIONS]
+        phases = min(max(axis.jump.denominator for axis in axes), *lengths, 8)
+        fields = []
+        for phase in range(phases):
+            rows, columns = (min(n // 2 + phase, n - 1) for n in lengths)
+            fields.append(self.receptive_field(value, (rows, rows), (columns, columns)).unclipped)
+        return max(box.height for box in fields), max(box.width for box in fields)
 
 
 def _picture(shape: Shape) -> Dims:
@@ -311,8 +346,8 @@ def receptive_field(
     >>> import torch
     >>> from cutaway.core.trace import trace
     >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, 2, 1))
-    >>> receptive_field(trace(net, torch.zeros(1, 3, 9, 9)), "0", 0, 2)
-    ReceptiveField(unclipped=Box(top=-1, left=3, bottom=1, right=5), clipped=Box(top=0, left=3, bottom=1, right=5), whole=False, reason='')
+    >>> receptive_field(trace(net, torch.zeros(1, 3, 9, 9)), "0", 0, 2).unclipped
+    Box(top=-1, left=3, bottom=1, right=5)
     """
     value = trace.value(layer)
     where = geometry(trace)

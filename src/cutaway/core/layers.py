@@ -14,7 +14,6 @@ from .axes import Dims, Kind
 from .errors import UsageError, unknown
 from .geometry import Geometry, geometry
 from .operators import Family
-from .reading import POSITIONS
 from .suggest import last_map, suggest
 from .trace import ModuleRun, Trace, Value, trace
 
@@ -157,7 +156,11 @@ class LayerTable(Sequence[Layer]):
         return {
             row.name: row.grid
             for row in self._rows
-            if row.layout in ("map", "nhwc", "tokens") and row.grid and math.prod(row.grid) > 1
+            # a layer that ran several times has no one activation to read
+            if row.layout in ("map", "nhwc", "tokens")
+            and row.grid
+            and math.prod(row.grid) > 1
+            and row.runs == 1
         }
 
 
@@ -221,9 +224,7 @@ def _row(
     units = (
         shape[1] if layout == "map" or (layout == "other" and len(shape) > 1) else shape[-1] if shape else 1
     )
-    sizes = [where.size(value, kind) for kind in POSITIONS]
     rows, columns = place.rows, place.columns
-    known = sizes[0] is not None and sizes[1] is not None
     has_jump = (
         grid is not None and not (grid == (1, 1) and rows.whole) and not (rows.unknown or columns.unknown)
     )
@@ -238,7 +239,7 @@ def _row(
         None if weights is None else weights // units if units and weights % units == 0 else None,
         *parameters,
         *macs,
-        (sizes[0] or 0, sizes[1] or 0) if known else None,
+        where.size(value),
         (float(rows.jump), float(columns.jump)) if has_jump else None,
         bool(rows.whole and columns.whole),
         rows.whole or columns.whole or rows.unknown or columns.unknown,

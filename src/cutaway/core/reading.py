@@ -157,6 +157,8 @@ def slide(node: Node, dims: Dims, steps: list[Step], channels: Reader, width: in
     for i, step in zip(range(len(dims) - count, len(dims)), steps, strict=True):
         dim, size = dims[i], shape[i]
         kind = next((k for k in POSITIONS if dim.is_full(k)), None)
+        if kind is None and dim.size == count - 1 == 1:
+            kind = POSITIONS[i - len(dims)]  # a map of one position after global pooling
         if step == SAME and dim.size == size:
             out[i] = dim
         elif kind is not None:
@@ -192,7 +194,7 @@ def convolution(node: Node, ins: Inputs) -> list[Reading]:
             continue
         left = {"same": reach // 2, "valid": 0}.get(padding) if isinstance(padding, str) else None
         left = spread(padding, count, 0)[i] if left is None else left
-        steps.append(Slide(stride[i], -left, reach))
+        steps.append(Slide(stride[i], -left, kernel[i], dilation[i]))
     return slide(node, dims, steps, grouped(channels_in, outs, groups), outs)
 
 
@@ -214,9 +216,7 @@ def pooling(node: Node, ins: Inputs) -> list[Reading]:
         kernel = spread(a["kernel_size"], count)
         stride = kernel if a.get("stride") in (None, (), []) else spread(a["stride"], count)
         padding, dilation = spread(a.get("padding"), count, 0), spread(a.get("dilation"), count)
-        steps = [
-            Slide(s, -p, d * (k - 1)) for k, s, p, d in zip(kernel, stride, padding, dilation, strict=True)
-        ]
+        steps = [Slide(s, -p, k, d) for k, s, p, d in zip(kernel, stride, padding, dilation, strict=True)]
     return slide(node, dims, steps, unchanged, None)
 
 
@@ -293,9 +293,12 @@ def padding(node: Node, ins: Inputs) -> list[Reading]:
 def resizing(node: Node, ins: Inputs) -> list[Reading]:
     """Interpolation and pixel shuffle."""
     dims, a, shape = ins[0], node.arguments, node.shapes[0]
-    if dims is None or find(dims, Kind.ROW) is None or find(dims, Kind.COLUMN) is None:
+    if dims is None:
         return refused(node, ins)
     steps: list[Step] = []
+    if node.name == "pixel_unshuffle":
+        r = int(a["args"][1] if len(a.get("args", ())) > 1 else a["downscale_factor"])
+        return slide(node, dims, [Slide(r, 0, r)] * 2, everything, shape[-3])
     if "upscale_factor" in a:
         r = int(a["upscale_factor"])
         steps = [resized(n, n * r, "nearest", False, None) or SAME for n in sizes(dims)[-2:]]
@@ -328,7 +331,7 @@ def elementwise(node: Node, ins: Inputs) -> list[Reading]:
                 if len(part) - theirs != len(dims) - ours:
                     return refused(node, ins, f"{node.name}{_place(node)} joins rows with columns")
                 if part[theirs].size == 1 != dims[ours].size:
-                    steps[kind] = Slide(0, 0, 0)
+                    steps[kind] = Slide(0)
         wide = [d for d in part if d.is_full(Kind.CHANNEL)]
         ours = find(dims, Kind.CHANNEL)
         one = bool(wide) and wide[0].size == 1 and ours is not None and dims[ours].size > 1

@@ -35,6 +35,8 @@ from .reading import (
 from .steps import Formula, Slide, Step, Unknown, Whole, everything, gathered, part, placed, unchanged
 from .trace import Node, Stub
 
+# Spellings of reshapes that belong to no operator family.
+_SHAPES = {"T", "mT", "H", "mH", "reshape_as", "ravel", "squeeze_", "unsqueeze_", "flatten_"}
 _PRIMES = (2, 3, 5, 7, 11, 13, 17, 19)
 
 
@@ -72,6 +74,25 @@ def matrix_product(node: Node, ins: Inputs) -> list[Reading]:
         out[-1] = full(Kind.CHANNEL, shape[-1])
     link = Link(mixes(node, found, "mixes positions"), everything)
     return [Reading(tuple(out), tuple(d and link for d in ins))]
+
+
+def einstein(node: Node, ins: Inputs) -> list[Reading]:
+    """`einsum` with letters alone: what is summed over or paired is mixed."""
+    terms = str(node.arguments["args"][0]).replace(" ", "").split("->")
+    if len(terms) != 2 or "." in terms[0]:
+        return refused(node, ins)
+    parts = [
+        (letters, dims) for letters, dims in zip(terms[0].split(","), ins, strict=True) if dims is not None
+    ]
+    meaning = {letter: dim for letters, dims in parts for letter, dim in zip(letters, dims, strict=True)}
+    placed_at = [letter for letter in terms[1] if letter in meaning and meaning[letter].positions]
+    found = {k for letter, dim in meaning.items() if letter not in terms[1] for k in dim.positions}
+    for i, letter in enumerate(placed_at):
+        for second in placed_at[i + 1 :]:
+            found |= meaning[letter].positions & meaning[second].positions
+    out = tuple(meaning.get(c) or other(n) for c, n in zip(terms[1], node.shapes[0], strict=True))
+    link = Link(mixes(node, found, "mixes positions"), everything)
+    return [Reading(out, tuple(d and link for d in ins))]
 
 
 def attention(node: Node, ins: Inputs) -> list[Reading]:
@@ -192,7 +213,7 @@ def _select(
     if kind is Kind.CHANNEL:
         return full(kind, count), {}, part(start, count, dim.size, stride)
     if kind is not None:
-        return full(kind, count), {kind: Slide(stride, start, 0)}, None
+        return full(kind, count), {kind: Slide(stride, start)}, None
     if not dim.positions:
         return other(count), {}, None
     stop = start + max(stride, 1) * (count - 1) + 1
@@ -217,10 +238,10 @@ def reshaping(node: Node, ins: Inputs) -> list[Reading]:
     if name in ("permute", "transpose", "t", "T", "mT", "movedim", "swapaxes", "adjoint", "H", "mH"):
         order = _order(node, len(dims))
         return refused(node, ins) if order is None else [Reading(tuple(dims[i] for i in order), (Link(),))]
-    if name == "squeeze" or name == "unsqueeze":
+    if name.rstrip("_") in ("squeeze", "unsqueeze"):
         kept = [d for d in dims if d.size != 1]
         return [Reading(_aligned(dims, kept, shape), (Link(),))]
-    return [_canonical(dims, view(dims, shape))]
+    return [_canonical(view(dims, shape))]
 
 
 def _aligned(dims: Dims, kept: list[Dim], shape: tuple[int, ...]) -> Dims:
@@ -287,8 +308,8 @@ def _listed(value: Any) -> list[Any]:
 def _travel(n: int, shift: int | None) -> Step:
     """Along an axis of length n: mirrored (None), or rolled by `shift`."""
     if shift is None:
-        return Formula(lambda o: (n - 1 - o, n - 1 - o), Fraction(1))
-    return Formula(lambda o: (o - shift,) * 2, Fraction(1), lambda o: ((o - shift) % n,) * 2)
+        return Formula(lambda o: (n - 1 - o,), Fraction(1))
+    return Formula(lambda o: (o - shift,), Fraction(1), lambda o: ((o - shift) % n,))
 
 
 def _repeated(node: Node, dims: Dims) -> list[Reading]:
@@ -301,7 +322,7 @@ def _repeated(node: Node, dims: Dims) -> list[Reading]:
     return [Reading(out, (Link({}, everything),))]
 
 
-def _canonical(before: Dims, dims: Dims) -> Reading:
+def _canonical(dims: Dims) -> Reading:
     """After a reshape: rows and columns that were cut into patches, or put together from channels, named anew.
 
     Space to depth leaves (row, stride 2) where rows were and puts the odd rows among the channels; a patch
@@ -318,15 +339,16 @@ def _canonical(before: Dims, dims: Dims) -> Reading:
             atom = next(a for a in out[pure[0]].atoms if a.kind is kind)
             inner = [a for a in out[mixed[0]].atoms if a.kind is kind]
             if math.prod(a.size for a in inner) == atom.stride:
-                steps[kind] = Slide(atom.stride, 0, atom.stride - 1)
-                atoms = tuple(Atom(kind, 1, a.size) if a is atom else a for a in out[pure[0]].atoms)
+                steps[kind] = Slide(atom.stride, 0, atom.stride)
+                atoms = tuple(Atom(kind, 1, a.size, a.size) if a is atom else a for a in out[pure[0]].atoms)
                 out[pure[0]] = Dim(atoms, out[pure[0]].before, out[pure[0]].after)
                 rest = tuple(a for a in out[mixed[0]].atoms if a.kind is not kind)
-                out[mixed[0]] = Dim((Atom(Kind.CHANNEL, 1, atom.stride), *rest))
+                out[mixed[0]] = Dim((Atom(Kind.CHANNEL, 1, atom.stride, atom.stride), *rest))
                 reader = everything
         elif not pure and len(mixed) == 1:
             atom, *rest_atoms = out[mixed[0]].atoms
-            ours = atom.kind is kind and atom.stride == 1 and all(a.kind is Kind.CHANNEL for a in rest_atoms)
+            ours = atom.kind is kind and atom.size == atom.length
+            ours = ours and all(a.kind is Kind.CHANNEL for a in rest_atoms)
             if ours:
                 times = math.prod(a.size for a in rest_atoms)
                 steps[kind] = _nearest(times)
@@ -335,17 +357,15 @@ def _canonical(before: Dims, dims: Dims) -> Reading:
     if reader is everything:
         out = [full(Kind.CHANNEL, d.size) if d.kinds == {Kind.CHANNEL} else d for d in out]
         return Reading(tuple(out), (Link(steps, reader),))
-    channels = next((d.size for d in before if d.is_full(Kind.CHANNEL)), None)
-    total = channels or math.prod(a.size for d in before for a in d.atoms if a.kind is Kind.CHANNEL)
     for i, d in enumerate(out):
-        if d.kinds == {Kind.CHANNEL} and d.size == total and not d.is_full(Kind.CHANNEL):
-            out[i] = full(Kind.CHANNEL, total)
+        if d.kinds == {Kind.CHANNEL} and d.size == d.atoms[0].length and not d.is_full(Kind.CHANNEL):
+            out[i] = full(Kind.CHANNEL, d.size)
             reader = gathered(_numbers(d.atoms))
     return Reading(tuple(out), (Link(steps, reader),))
 
 
 def _nearest(times: int) -> Step:
-    return Formula(lambda o: (o // times,) * 2, Fraction(1, times))
+    return Formula(lambda o: (o // times,), Fraction(1, times))
 
 
 def _numbers(atoms: tuple[Atom, ...]) -> tuple[int, ...]:
@@ -386,8 +406,12 @@ def reading(node: Node, ins: Inputs) -> list[Reading]:
         return elementwise(node, ins)
     if node.name in REDUCTIONS:
         return reduction(node, ins)
-    if node.name in ("T", "mT", "H", "mH"):
+    if node.name in _SHAPES:
         return reshaping(node, ins)
+    if node.name == "pixel_unshuffle":
+        return resizing(node, ins)
+    if node.name == "einsum" and node.arguments["args"] and isinstance(node.arguments["args"][0], str):
+        return einstein(node, ins)
     return refused(node, ins)
 
 

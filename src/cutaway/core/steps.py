@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -14,40 +14,69 @@ Channels = frozenset[int] | None
 
 @dataclass(frozen=True)
 class Slide:
-    """Position o reads [o * stride + start, o * stride + start + reach], both ends included.
+    """Position o reads o * stride + start + dilation * t for t in 0..taps-1.
 
-    A convolution or pool with kernel k, stride s, padding p, dilation d has start -p and reach d (k - 1).
+    A convolution or pool with kernel k, stride s, padding p, dilation d has start -p and k taps.
 
-    >>> Slide(stride=2, start=-1, reach=2).window(3)
+    >>> Slide(stride=2, start=-1, taps=3).window(3)
     (5, 7)
     """
 
     stride: int = 1
     start: int = 0
-    reach: int = 0
+    taps: int = 1
+    dilation: int = 1
 
     @property
     def scale(self) -> Fraction:
         """Input steps for one output step."""
         return Fraction(self.stride)
 
+    @property
+    def reach(self) -> int:
+        """From the first tap to the last."""
+        return self.dilation * (self.taps - 1)
+
     def window(self, o: int) -> Interval:
-        """What one position reads, which may lie outside the axis."""
+        """The ends of what one position reads, which may lie outside the axis."""
         first = o * self.stride + self.start
         return first, first + self.reach
+
+    def mask(self, positions: int) -> int:
+        """The set of positions that a set of positions reads."""
+        spread = positions
+        if self.stride != 1:
+            spread = 0
+            for o in bits(positions):
+                spread |= 1 << o * self.stride
+        found = 0
+        for tap in range(self.start, self.start + self.reach + 1, self.dilation):
+            found |= spread << tap if tap >= 0 else spread >> -tap
+        return found
 
 
 @dataclass(frozen=True)
 class Formula:
-    """Position o reads windows(o); `inside`, where given, holds for positions of a real axis (wrapping, mirroring)."""
+    """Position o reads `taps(o)`; `inside`, where given, is what it reads of a real axis (wrapping, mirroring)."""
 
-    windows: Callable[[int], Interval]
+    taps: Callable[[int], Sequence[int]]
     scale: Fraction
-    inside: Callable[[int], Interval] | None = None
+    inside: Callable[[int], Sequence[int]] | None = None
 
     def window(self, o: int) -> Interval:
-        """What one position reads, which may lie outside the axis."""
-        return self.windows(o)
+        """The ends of what one position reads, which may lie outside the axis."""
+        found = self.taps(o)
+        return min(found), max(found)
+
+    def mask(self, positions: int) -> int:
+        """The set of positions that a set of positions reads."""
+        taps = self.inside or self.taps
+        found = 0
+        for o in bits(positions):
+            for i in taps(o):
+                if i >= 0:
+                    found |= 1 << i
+        return found
 
 
 @dataclass(frozen=True)
@@ -74,45 +103,39 @@ def virtual(step: Slide | Formula, interval: Interval) -> Interval:
     return min(a, c), max(b, d)
 
 
-def inside(step: Slide | Formula, interval: Interval | None, length: int) -> Interval | None:
-    """What it reads of an axis with `length` positions; None when it reads padding alone."""
-    if interval is None:
-        return None
-    if isinstance(step, Formula) and step.inside is not None:
-        found = [step.inside(o) for o in range(interval[0], interval[1] + 1)]
-        low, high = min(a for a, _ in found), max(b for _, b in found)
-    else:
-        low, high = virtual(step, interval)
-    low, high = max(low, 0), min(high, length - 1)
-    return (low, high) if low <= high else None
+def run(interval: Interval) -> int:
+    """An interval as a set: bit i of the number stands for position i."""
+    return (1 << interval[1] + 1) - (1 << interval[0])
+
+
+def bits(positions: int) -> list[int]:
+    """The positions of a set."""
+    return [i for i, bit in enumerate(reversed(bin(positions)[2:])) if bit == "1"]
+
+
+def ends(positions: int) -> Interval:
+    """The first and the last position of a set that is not empty."""
+    return (positions & -positions).bit_length() - 1, positions.bit_length() - 1
 
 
 def transposed(kernel: int, stride: int, padding: int, dilation: int) -> Step:
     """A transposed convolution: input i writes to i * stride - padding + dilation * t for t in 0..kernel-1."""
     if stride == 1:
-        return Slide(1, padding - dilation * (kernel - 1), dilation * (kernel - 1))
+        return Slide(1, padding - dilation * (kernel - 1), kernel, dilation)
 
-    def windows(o: int) -> Interval:
-        taps = [o + padding - dilation * t for t in range(kernel)]
-        readers = [t // stride for t in taps if t % stride == 0]
-        nearest = (o + padding) // stride
-        return (min(readers), max(readers)) if readers else (nearest, nearest)
+    def inside(o: int) -> Sequence[int]:
+        reached = (o + padding - dilation * t for t in range(kernel))
+        return [at // stride for at in reached if at % stride == 0]
 
-    def real(o: int) -> Interval:
-        taps = [o + padding - dilation * t for t in range(kernel)]
-        readers = [t // stride for t in taps if t % stride == 0]
-        return (min(readers), max(readers)) if readers else (1 << 40, -(1 << 40))
-
-    return Formula(windows, Fraction(1, stride), real)
+    # between the taps of a stride beyond the kernel nothing is read: the nearest input stands for its place
+    return Formula(lambda o: inside(o) or [(o + padding) // stride], Fraction(1, stride), inside)
 
 
 def adaptive(length: int, bins: int) -> Step:
     """Adaptive pooling: bin o covers floor(o n / m) to ceil((o + 1) n / m) - 1."""
-    if length == bins:
-        return SAME
     if length % bins == 0:
-        return Slide(length // bins, 0, length // bins - 1)
-    return Formula(lambda o: (o * length // bins, -((o + 1) * length // -bins) - 1), Fraction(length, bins))
+        return Slide(length // bins, 0, length // bins)
+    return Formula(lambda o: range(o * length // bins, -((o + 1) * length // -bins)), Fraction(length, bins))
 
 
 def resized(length: int, target: int, mode: str, corners: bool, factor: float | None) -> Step | None:
@@ -124,44 +147,39 @@ def resized(length: int, target: int, mode: str, corners: bool, factor: float | 
     if mode == "area":
         return adaptive(length, target)
     if mode == "nearest":
-        return Formula(lambda o: (math.floor(o * ratio),) * 2, ratio)
+        return Formula(lambda o: (math.floor(o * ratio),), ratio)
     if mode == "nearest-exact":
-        return Formula(lambda o: (math.floor((o + Fraction(1, 2)) * ratio),) * 2, ratio)
-    taps = {"linear": (0, 1), "bilinear": (0, 1), "trilinear": (0, 1), "bicubic": (-1, 2)}.get(mode)
-    if taps is None:
+        return Formula(lambda o: (math.floor((o + Fraction(1, 2)) * ratio),), ratio)
+    reach = {"linear": (0, 1), "bilinear": (0, 1), "trilinear": (0, 1), "bicubic": (-1, 2)}.get(mode)
+    if reach is None:
         return None
     if corners:
         ratio = Fraction(length - 1, max(target - 1, 1))
 
-    def windows(o: int) -> Interval:
+    def taps(o: int) -> Sequence[int]:
         at = o * ratio if corners else (o + Fraction(1, 2)) * ratio - Fraction(1, 2)
         floor = math.floor(at)
-        return (floor, floor) if at == floor else (floor + taps[0], floor + taps[1])
+        return (floor,) if at == floor else range(floor + reach[0], floor + reach[1] + 1)
 
-    def real(o: int) -> Interval:
-        low, high = windows(o)
-        return min(max(low, 0), length - 1), min(max(high, 0), length - 1)
-
-    return Formula(windows, ratio, real)
+    return Formula(taps, ratio, lambda o: [min(max(i, 0), length - 1) for i in taps(o)])
 
 
 def padded(length: int, left: int, mode: str) -> Step:
     """`pad` along one axis with `left` entries in front."""
     if mode == "constant":
-        return Slide(1, -left, 0)
+        return Slide(1, -left)
 
-    def real(o: int) -> Interval:
+    def inside(o: int) -> Sequence[int]:
         i = o - left
         if mode == "circular":
             i %= length
         elif mode == "replicate":
             i = min(max(i, 0), length - 1)
         else:  # reflect
-            i = abs(i)
-            i = i if i < length else 2 * (length - 1) - i
-        return i, i
+            i = abs(i) if abs(i) < length else 2 * (length - 1) - abs(i)
+        return (i,)
 
-    return Formula(lambda o: (o - left, o - left), Fraction(1), real)
+    return Formula(lambda o: (o - left,), Fraction(1), inside)
 
 
 def grouped(ins: int, outs: int, groups: int) -> Callable[[Channels], Channels]:

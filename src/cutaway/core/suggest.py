@@ -52,10 +52,10 @@ def suggest(trace: Trace, grids: Mapping[str, tuple[int, int]]) -> tuple[str, st
 
 
 def last_map(trace: Trace, grids: Mapping[str, tuple[int, int]]) -> str:
-    """The last layer with positions that is not itself a map of scores; pooled layers count."""
-    reach, weighted = _reach(trace, geometry(trace)), _weighted(trace)
-    good = {n: trace.value(n) for n in grids}
-    return _deepest(trace, {n: v for n, v in good.items() if v in weighted and reach.get(v)})
+    """The last layer with positions that the scores still read; pooled layers and class maps count."""
+    reach = _reach(trace, geometry(trace))
+    values = {n: trace.value(n) for n in grids}
+    return _deepest(trace, {n: v for n, v in values.items() if reach.get(v)})
 
 
 def _deepest(trace: Trace, layers: Mapping[str, Value]) -> str:
@@ -80,11 +80,9 @@ def _origin(trace: Trace, value: Value, through: Iterable[Family]) -> Value:
 def _pooled(trace: Trace, value: Value) -> bool:
     """Whether it is the output of a pool, give or take functions of each number alone."""
     node = trace.nodes[_origin(trace, value, _POINTWISE).node]
-    return (
-        node.family in _POOLS
-        and node.input_shapes[0] != node.shapes[0]
-        or (node.family in _POOLS and _pooled(trace, node.parents[0]))
-    )
+    if node.family not in _POOLS:
+        return False
+    return node.input_shapes[0] != node.shapes[0] or _pooled(trace, node.parents[0])
 
 
 def _projects(trace: Trace, value: Value) -> bool:

@@ -30,6 +30,9 @@ _BLIND = {
     *("new_zeros", "new_ones", "new_full", "new_empty", "new_tensor"),
     *("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like"),
 }
+# Ways out of PyTorch, and back: numbers that left may come back in a tensor nobody saw being made.
+_LEAVES = {"numpy", "__array__", "tolist", "__dlpack__"}
+_RETURNS = {"from_numpy", "from_dlpack", "tensor", "as_tensor", "asarray", "frombuffer"}
 
 
 class Value(NamedTuple):
@@ -143,7 +146,7 @@ def trace(network: nn.Module, x: Tensor, *, run: Callable[[Tensor], Any] | None 
 
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True))
     >>> [node.name for node in trace(net, torch.zeros(1, 3, 8, 8)).nodes]
-    ['picture', 'conv2d', 'relu_']
+    ['picture', 'conv2d', 'relu']
     """
     network = network.module if isinstance(network, nn.DataParallel) else network
     recorder = _Recorder(network)
@@ -181,6 +184,7 @@ class _Recorder(TorchFunctionMode):
         self.modules: dict[str, ModuleRun] = {}
         self._finished: list[str] = []
         self._scopes: list[str] = [""]
+        self._left = False  # whether numbers of the picture went out to NumPy or Python
         self._owners = owners(network)
         # a tensor maps to its value, or to None when it does not depend on the picture
         self._where: Any = WeakIdKeyDictionary()
@@ -227,7 +231,8 @@ class _Recorder(TorchFunctionMode):
         else:
             mutates = name == "__setitem__" or _in_place(name)
         results = [given[0]] if mutates and given else list(_tensors((output,)))
-        if not results:
+        self._left |= depends and name in _LEAVES
+        if not results or (self._left and name in _RETURNS):
             return output
         if not depends:
             for tensor in results:
@@ -314,7 +319,8 @@ class _Recorder(TorchFunctionMode):
         self.nodes.append(node)
         for number, tensor in enumerate(results):
             self._where[tensor] = Value(index, number)
-            self._storages.setdefault(_memory(tensor), []).append(weakref.ref(tensor))
+            if memory := _memory(tensor):
+                self._storages.setdefault(memory, []).append(weakref.ref(tensor))
         return Value(index)
 
 
@@ -350,5 +356,5 @@ def _in_place(name: str) -> bool:
 
 
 def _memory(tensor: Tensor) -> int:
-    """The address of the memory behind a tensor and its views."""
+    """The address of the memory behind a tensor and its views; 0 where there is none (the meta device)."""
     return tensor.untyped_storage().data_ptr()
