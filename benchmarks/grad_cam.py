@@ -56,7 +56,9 @@ def main() -> None:
             if side != "forward":
                 cost = ratio(times, seconds["forward"])
                 faster = ratio(times, seconds["cutaway"])
-                rows.append([name, side, f"{cost[0]:.2f} ({cost[1]:.2f} to {cost[2]:.2f})", f"{faster[0]:.2f}"])
+                rows.append(
+                    [name, side, f"{cost[0]:.2f} ({cost[1]:.2f} to {cost[2]:.2f})", f"{faster[0]:.2f}"]
+                )
     columns = ["network", "side", "forwards, median (quartiles)", "times cutaway's"]
     report("Grad-CAM cost: forward passes for one map", columns, rows, data)
 

@@ -12,7 +12,9 @@ import torch
 RESULTS = Path(__file__).parent / "results"
 
 
-def paired(sides: dict[str, Callable[[], object]], *, rounds: int = 15, warm: int = 2) -> dict[str, list[float]]:
+def paired(
+    sides: dict[str, Callable[[], object]], *, rounds: int = 15, warm: int = 2
+) -> dict[str, list[float]]:
     """Seconds of every side, one after the other in each round, so that slow moments hit all alike."""
     for _ in range(warm):
         for run in sides.values():
@@ -37,7 +39,10 @@ def machine() -> str:
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
-        model = next((line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line), model)
+        model = next(
+            (line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line),
+            model,
+        )
     return f"{model}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
@@ -51,5 +56,7 @@ def report(title: str, columns: list[str], rows: list[list[str]], data: object) 
     RESULTS.mkdir(exist_ok=True)
     name = title.split(":")[0].lower().replace(" ", "_").replace("-", "_")
     (RESULTS / f"{name}.json").write_text(
-        json.dumps({"title": title, "machine": machine(), "columns": columns, "rows": rows, "data": data}, indent=1)
+        json.dumps(
+            {"title": title, "machine": machine(), "columns": columns, "rows": rows, "data": data}, indent=1
+        )
     )

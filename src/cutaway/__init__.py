@@ -29,14 +29,28 @@ if TYPE_CHECKING:
     from .core.target import token as token
     from .core.target import unit as unit
     from .methods import METHODS as METHODS
-    from .zoo import load as load
+    from .zoo.load import load as load
 
 _HOME = {
-    "CutawayError": "core.errors", "VisionModel": "core.model", "Preprocess": "core.preprocess",
-    "Progress": "core.progress", "Attribution": "core.result", "load_result": "core.result",
-    "backward_rules": "core.rules", "Tap": "core.tap", "Target": "core.target", "channel": "core.target",
-    "custom": "core.target", "direction": "core.target", "logit": "core.target", "predicted": "core.target",
-    "probability": "core.target", "token": "core.target", "unit": "core.target", "METHODS": "methods", "load": "zoo",
+    "CutawayError": "core.errors",
+    "VisionModel": "core.model",
+    "Preprocess": "core.preprocess",
+    "Progress": "core.progress",
+    "Attribution": "core.result",
+    "load_result": "core.result",
+    "backward_rules": "core.rules",
+    "Tap": "core.tap",
+    "Target": "core.target",
+    "channel": "core.target",
+    "custom": "core.target",
+    "direction": "core.target",
+    "logit": "core.target",
+    "predicted": "core.target",
+    "probability": "core.target",
+    "token": "core.target",
+    "unit": "core.target",
+    "METHODS": "methods",
+    "load": "zoo.load",
 }
 __all__ = [*sorted(_HOME), "__version__"]
 

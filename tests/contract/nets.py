@@ -95,7 +95,10 @@ class Gated(Spelled):
 
     def __init__(self, spelling: str = "module") -> None:
         super().__init__(spelling)
-        self.stem, self.depth = nn.Conv2d(3, 6, 3, stride=2, padding=1), nn.Conv2d(6, 6, 3, padding=1, groups=6)
+        self.stem, self.depth = (
+            nn.Conv2d(3, 6, 3, stride=2, padding=1),
+            nn.Conv2d(6, 6, 3, padding=1, groups=6),
+        )
         self.norm, self.down, self.up = nn.BatchNorm2d(6), nn.Linear(6, 4), nn.Linear(4, 6)
         self.fc = nn.Linear(6, 5)
 
@@ -120,7 +123,11 @@ class Smooth(nn.Module):
 
 
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
-    "chain": Chain, "residual": Residual, "concatenated": Concatenated, "gated": Gated, "smooth": Smooth,
+    "chain": Chain,
+    "residual": Residual,
+    "concatenated": Concatenated,
+    "gated": Gated,
+    "smooth": Smooth,
 }
 
 

@@ -61,7 +61,9 @@ def test_same_bits_twice(method: str, architecture: str) -> None:
 
 @pytest.mark.parametrize(("method", "architecture"), ALLOWED)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_a_batch_of_four_equals_four_of_one_in_any_order(method: str, architecture: str, dtype: torch.dtype) -> None:
+def test_a_batch_of_four_equals_four_of_one_in_any_order(
+    method: str, architecture: str, dtype: torch.dtype
+) -> None:
     model, x = model_of(build(architecture).to(dtype)), pictures(4).to(dtype)
     order = torch.tensor([2, 0, 3, 1])
     target = cutaway.logit(2) - 0.5 * cutaway.logit(0)
@@ -75,12 +77,14 @@ def test_a_batch_of_four_equals_four_of_one_in_any_order(method: str, architectu
 def state(net: nn.Module) -> dict[str, Any]:
     return {
         "modes": [m.training for m in net.modules()],
-        "hooks": [(len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks)) for m in net.modules()],
+        "hooks": [
+            (len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks)) for m in net.modules()
+        ],
         "flags": [p.requires_grad for p in net.parameters()],
         "grads": [None if p.grad is None else p.grad.clone() for p in net.parameters()],
         "values": copy.deepcopy(net.state_dict()),
         "random": torch.get_rng_state(),
-        "numpy": np.random.get_state()[1].copy(),  # noqa: NPY002 - the legacy state is what must not move
+        "numpy": np.random.get_state()[1].copy(),
     }
 
 
@@ -172,7 +176,9 @@ def outside(parameter: Any) -> list[Any]:
     return bad
 
 
-@pytest.mark.parametrize(("method", "option"), [(m, o) for m in sorted(METHODS) for o in METHODS[m].parameters])
+@pytest.mark.parametrize(
+    ("method", "option"), [(m, o) for m in sorted(METHODS) for o in METHODS[m].parameters]
+)
 def test_options_out_of_range_are_refused_by_name(method: str, option: str) -> None:
     parameter = METHODS[method].parameters[option]
     assert parameter.check(parameter.default) == parameter.default

@@ -112,7 +112,12 @@ def test_passed_families_are_counted() -> None:
     with backward_rules({Family.RELU: guided_relu}) as mode:
         h = F.max_pool2d(F.layer_norm(torch.relu(x), (8,)), 2)
         y = h * torch.sigmoid(h.mean((2, 3), keepdim=True))
-    assert audit(y, mode, passes=PASSES) == {Family.MUL: 1, Family.GATE: 1, Family.MAX_POOL: 1, Family.NORM: 1}
+    assert audit(y, mode, passes=PASSES) == {
+        Family.MUL: 1,
+        Family.GATE: 1,
+        Family.MAX_POOL: 1,
+        Family.NORM: 1,
+    }
     with pytest.raises(MethodRefusedError, match="maxPool2DWithIndices"):
         audit(y, mode, passes=PASSES - {Family.MAX_POOL})
 

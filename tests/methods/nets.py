@@ -19,8 +19,12 @@ class GapNet(nn.Module):
     def __init__(self, pooling: str = "mean", width: int = 6, classes: int = 5) -> None:
         super().__init__()
         self.features = nn.Sequential(
-            nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.MaxPool2d(2),
-            nn.Conv2d(8, width, 3, padding=1), nn.ReLU(),
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.BatchNorm2d(8),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(2),
+            nn.Conv2d(8, width, 3, padding=1),
+            nn.ReLU(),
         )
         self.pooling, self.fc = pooling, nn.Linear(width, classes)
 
@@ -52,6 +56,7 @@ class Plain(nn.Module):
         self.conv1, self.conv2 = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 5, 3)
         self.pool = nn.MaxPool2d(kernel, stride)
         self.fc = nn.Linear(5, 4)
+        nn.init.constant_(self.conv2.bias, 0.3)  # every map fires somewhere
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.pool(F.relu(self.conv1(x)))

@@ -48,8 +48,16 @@ def test_cam_equals_torchcam_on_resnet() -> None:
 
 @pytest.mark.parametrize(
     ("name", "size"),
-    [("resnet18", 64), ("densenet121", 64), ("squeezenet1_1", 64), ("mobilenet_v2", 64), ("googlenet", 96),
-     ("efficientnet_b0", 64), ("shufflenet_v2_x0_5", 64), ("regnet_y_400mf", 64)],
+    [
+        ("resnet18", 64),
+        ("densenet121", 64),
+        ("squeezenet1_1", 64),
+        ("mobilenet_v2", 64),
+        ("googlenet", 96),
+        ("efficientnet_b0", 64),
+        ("shufflenet_v2_x0_5", 64),
+        ("regnet_y_400mf", 64),
+    ],
 )
 def test_cam_heads_are_found_by_what_they_compute(name: str, size: int) -> None:
     options = {"init_weights": False} if name == "googlenet" else {}
@@ -63,7 +71,9 @@ def test_cam_heads_are_found_by_what_they_compute(name: str, size: int) -> None:
     np.testing.assert_allclose(result.evidence["bias"], bias, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize(("name", "size"), [("alexnet", 80), ("mobilenet_v3_small", 64), ("convnext_tiny", 64)])
+@pytest.mark.parametrize(
+    ("name", "size"), [("alexnet", 80), ("mobilenet_v3_small", 64), ("convnext_tiny", 64)]
+)
 def test_cam_refuses_other_heads_and_says_what_to_use(name: str, size: int) -> None:
     net = torchvision.models.get_model(name, weights=None).eval()
     with pytest.raises(MethodRefusedError, match="grad_cam"):
@@ -90,7 +100,9 @@ def test_grad_cam_equals_brute_force_with_finite_differences() -> None:
     np.testing.assert_allclose(against.values, (-want).clamp(min=0), rtol=1e-12)
 
 
-@pytest.mark.parametrize(("name", "layer", "size"), [("resnet18", "layer4", 96), ("vgg11_bn", "features.27", 64)])
+@pytest.mark.parametrize(
+    ("name", "layer", "size"), [("resnet18", "layer4", 96), ("vgg11_bn", "features.27", 64)]
+)
 def test_grad_cam_equals_captum(name: str, layer: str, size: int) -> None:
     net = torchvision.models.get_model(name, weights=None).eval()
     for m in net.modules():

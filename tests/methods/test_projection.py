@@ -45,7 +45,10 @@ def test_deconvnet_equals_unpool_rectify_filter(window: tuple[int, int], keep: s
 
 def test_overlapping_pools_differ_between_sum_and_overwrite() -> None:
     model, x = wrap(Plain(3, 2)), picture(1, 3, 15, 14)
-    both = [model.explain(x, "deconvnet", cutaway.channel("conv2", 2), pool=p).values for p in ("sum", "overwrite")]
+    both = [
+        model.explain(x, "deconvnet", cutaway.channel("conv2", 2), pool=p).values
+        for p in ("sum", "overwrite")
+    ]
     assert np.abs(both[0] - both[1]).max() > 1e-6
 
 
@@ -56,7 +59,7 @@ def test_deconvnet_of_one_unit_stays_in_its_receptive_field() -> None:
     outside = got.copy()
     outside[:, 3:11, 5:13] = 0
     assert np.abs(outside).max() == 0
-    assert np.abs(got).max() > 0 or "zero" in str(got)
+    assert np.abs(got).max() > 0
 
 
 def test_deconvnet_scales_with_its_seed() -> None:
@@ -73,7 +76,7 @@ def test_all_rules_agree_where_everything_is_positive() -> None:
             p.abs_()
     model, x = wrap(net), picture(1, 3, 12, 12)
     maps = [
-        model.explain(x, m, cutaway.channel("conv2", 0), seed="gradient").values
+        model.explain(x, m, cutaway.channel("conv2", 0), start="gradient").values
         for m in ("backprop", "deconvnet", "guided_backprop")
     ]
     assert np.abs(maps[0]).max() > 0
@@ -89,7 +92,9 @@ def test_backprop_is_the_gradient() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")  # Captum warns that it sets hooks
-@pytest.mark.parametrize(("name", "peer"), [("guided_backprop", GuidedBackprop), ("deconvnet", Deconvolution)])
+@pytest.mark.parametrize(
+    ("name", "peer"), [("guided_backprop", GuidedBackprop), ("deconvnet", Deconvolution)]
+)
 def test_equals_captum_on_alexnet(name: str, peer: type) -> None:
     # no module is called twice and nothing is functional: Captum is right here
     net = torchvision.models.alexnet(weights=None).eval()
@@ -108,19 +113,23 @@ def test_comparison_figure_holds_the_three_rules() -> None:
     assert isinstance(result, cutaway.Attribution)
     assert list(result.panels) == ["backprop", "deconvnet", "guided"]
     for name, method in (("backprop", "backprop"), ("deconvnet", "deconvnet"), ("guided", "guided_backprop")):
-        alone = model.explain(x, method, 1, seed="gradient").values
+        alone = model.explain(x, method, 1, start="gradient").values
         np.testing.assert_array_equal(result.panels[name].values, alone)
 
 
 def test_notes_say_what_passed_and_what_is_missing() -> None:
-    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.LocalResponseNorm(3), nn.Flatten(), nn.Linear(4 * 36, 2))
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.LocalResponseNorm(3), nn.Flatten(), nn.Linear(4 * 36, 2)
+    )
     deconv = wrap(net).explain(picture(3, 8, 8), "deconvnet", 1)
     assert any("skipped" in n for n in deconv.notes)
     assert any("no switches" in n for n in deconv.notes)
 
 
 def test_contrast_normalisation_is_skipped_by_deconvnet_alone() -> None:
-    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.LocalResponseNorm(3, alpha=5.0), nn.Flatten(), nn.Linear(144, 2))
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.LocalResponseNorm(3, alpha=5.0), nn.Flatten(), nn.Linear(144, 2)
+    )
     net.double()
     x = picture(1, 3, 8, 8)
     got = wrap(net).explain(x, "deconvnet", 1).values

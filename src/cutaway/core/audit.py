@@ -17,32 +17,139 @@ from .errors import MethodRefusedError
 from .operators import Family
 from .rules import backward_rules
 
-_LINEAR = """
-Convolution ConvolutionOverrideable MkldnnConvolution CudnnConvolution Addmm Addbmm Baddbmm Mv Linear MkldnnLinear
-ConvTranspose SlowConv2D SlowConvDilated2D ConvDepthwise2D ThnnConvDepthwise2D
-T View UnsafeView Reshape ReshapeAlias Permute Transpose Expand Squeeze Unsqueeze Slice Select Narrow Diagonal
-Cat Stack Split SplitWithSizes Chunk Unbind Unfold Im2Col Col2Im AsStrided Alias Clone ToCopy Copy Contiguous
-Add Sub Rsub Neg Mean Sum Cumsum AvgPool2D AvgPool1D AvgPool3D AdaptiveAvgPool2D AdaptiveAvgPool1D AdaptiveAvgPool3D
-MkldnnAdaptiveAvgPool2D ConstantPadNd ReflectionPad1D ReflectionPad2D ReplicationPad1D ReplicationPad2D
-ReplicationPad3D Roll Flip Repeat UpsampleNearest1D UpsampleNearest2D UpsampleBilinear2D UpsampleBicubic2D
-UpsampleBilinear2DAa UpsampleNearestExact2D GridSampler2D PixelShuffle PixelUnshuffle ChannelShuffle
-NativeDropout Detach AccumulateGrad Movedim Triu Tril IndexSelect
-""".split()
+_LINEAR = [
+    "Convolution",
+    "ConvolutionOverrideable",
+    "MkldnnConvolution",
+    "CudnnConvolution",
+    "Addmm",
+    "Addbmm",
+    "Baddbmm",
+    "Mv",
+    "Linear",
+    "MkldnnLinear",
+    "ConvTranspose",
+    "SlowConv2D",
+    "SlowConvDilated2D",
+    "ConvDepthwise2D",
+    "ThnnConvDepthwise2D",
+    "T",
+    "View",
+    "UnsafeView",
+    "Reshape",
+    "ReshapeAlias",
+    "Permute",
+    "Transpose",
+    "Expand",
+    "Squeeze",
+    "Unsqueeze",
+    "Slice",
+    "Select",
+    "Narrow",
+    "Diagonal",
+    "Cat",
+    "Stack",
+    "Split",
+    "SplitWithSizes",
+    "Chunk",
+    "Unbind",
+    "Unfold",
+    "Im2Col",
+    "Col2Im",
+    "AsStrided",
+    "Alias",
+    "Clone",
+    "ToCopy",
+    "Copy",
+    "Contiguous",
+    "Add",
+    "Sub",
+    "Rsub",
+    "Neg",
+    "Mean",
+    "Sum",
+    "Cumsum",
+    "AvgPool2D",
+    "AvgPool1D",
+    "AvgPool3D",
+    "AdaptiveAvgPool2D",
+    "AdaptiveAvgPool1D",
+    "AdaptiveAvgPool3D",
+    "MkldnnAdaptiveAvgPool2D",
+    "ConstantPadNd",
+    "ReflectionPad1D",
+    "ReflectionPad2D",
+    "ReplicationPad1D",
+    "ReplicationPad2D",
+    "ReplicationPad3D",
+    "Roll",
+    "Flip",
+    "Repeat",
+    "UpsampleNearest1D",
+    "UpsampleNearest2D",
+    "UpsampleBilinear2D",
+    "UpsampleBicubic2D",
+    "UpsampleBilinear2DAa",
+    "UpsampleNearestExact2D",
+    "GridSampler2D",
+    "PixelShuffle",
+    "PixelUnshuffle",
+    "ChannelShuffle",
+    "NativeDropout",
+    "Detach",
+    "AccumulateGrad",
+    "Movedim",
+    "Triu",
+    "Tril",
+    "IndexSelect",
+]
 _NODES: dict[str, Family] = {
     **dict.fromkeys(["Relu", "Hardtanh", "Clamp", "ClampMin", "ClampMax", "Threshold"], Family.RELU),
     **dict.fromkeys(
-        ["MaxPool2DWithIndices", "MaxPool3DWithIndices", "AdaptiveMaxPool2D", "AdaptiveMaxPool3D", "MkldnnMaxPool2D",
-         "Amax", "Max"],
+        [
+            "MaxPool2DWithIndices",
+            "MaxPool3DWithIndices",
+            "AdaptiveMaxPool2D",
+            "AdaptiveMaxPool3D",
+            "MkldnnMaxPool2D",
+            "Amax",
+            "Max",
+        ],
         Family.MAX_POOL,
     ),
     **dict.fromkeys(
-        ["NativeLayerNorm", "NativeGroupNorm", "FusedRmsNorm", "LinalgVectorNorm", "Norm", "Rsqrt", "Var", "Std"],
+        [
+            "NativeLayerNorm",
+            "NativeGroupNorm",
+            "FusedRmsNorm",
+            "LinalgVectorNorm",
+            "Norm",
+            "Rsqrt",
+            "Var",
+            "Std",
+        ],
         Family.NORM,
     ),
     **dict.fromkeys(["Sigmoid", "Hardsigmoid"], Family.GATE),
     **dict.fromkeys(
-        ["Gelu", "Silu", "Mish", "Hardswish", "LeakyRelu", "Prelu", "PreluKernel", "Elu", "Softplus", "Tanh", "Celu",
-         "RreluWithNoise", "LogSigmoid", "Hardshrink", "Softshrink", "Erf"],
+        [
+            "Gelu",
+            "Silu",
+            "Mish",
+            "Hardswish",
+            "LeakyRelu",
+            "Prelu",
+            "PreluKernel",
+            "Elu",
+            "Softplus",
+            "Tanh",
+            "Celu",
+            "RreluWithNoise",
+            "LogSigmoid",
+            "Hardshrink",
+            "Softshrink",
+            "Erf",
+        ],
         Family.ACTIVATION,
     ),
     **dict.fromkeys(["Softmax", "LogSoftmax"], Family.SOFTMAX),
@@ -52,7 +159,11 @@ _CHOOSING = {"Where", "MaskedFill", "IndexPut", "Index", "Gather", "CopySlices",
 
 
 def audit(
-    output: Tensor, rules: backward_rules | None = None, *, passes: Collection[Family] = (), method: str = "this method"
+    output: Tensor,
+    rules: backward_rules | None = None,
+    *,
+    passes: Collection[Family] = (),
+    method: str = "this method",
 ) -> dict[Family, int]:
     """Check every node behind `output`; return how many of each passed family there are.
 
@@ -148,7 +259,11 @@ def _is_swish(node: Any) -> bool:
     """x * sigmoid(x), SiLU spelled by hand."""
     parents = [p for p, _ in node.next_functions]
     for gate, other in (parents, parents[::-1]):
-        if gate is not None and _name(gate) in ("Sigmoid", "Hardsigmoid", "Tanh") and gate.next_functions[0][0] is other:
+        if (
+            gate is not None
+            and _name(gate) in ("Sigmoid", "Hardsigmoid", "Tanh")
+            and gate.next_functions[0][0] is other
+        ):
             return True
     return False
 

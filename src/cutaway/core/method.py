@@ -237,8 +237,8 @@ class Method:
                     "default": p.default,
                     "accepted": p.accepted,
                     "choices": list(p.choices),
-                    "low": _finite(p.range and p.range.low),
-                    "high": _finite(p.range and p.range.high),
+                    "low": _finite(p.range.low if p.range else None),
+                    "high": _finite(p.range.high if p.range else None),
                     "help": p.help,
                 }
                 for p in self.parameters.values()

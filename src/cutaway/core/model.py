@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -98,7 +97,8 @@ class VisionModel:
         if self.classes and out.ndim >= 2 and out.shape[1] != len(self.classes):
             raise InputError(
                 f"{len(self.classes)} class names for a network with {out.shape[1]} outputs",
-                f"{out.shape[1]} names", "another --classes file",
+                f"{out.shape[1]} names",
+                "another --classes file",
             )
         return out
 
@@ -119,7 +119,9 @@ class VisionModel:
             scores = self(x)
             self.check_finite(scores, x)
         if scores.ndim != 2:
-            raise UsageError(f"the network gives {scores.ndim}-D output", "one score per class", "a Target of your own")
+            raise UsageError(
+                f"the network gives {scores.ndim}-D output", "one score per class", "a Target of your own"
+            )
         top = scores[0].softmax(0).topk(min(k, scores.shape[1]))
         return [Prediction(int(i), self.class_name(int(i)), float(p)) for p, i in zip(*top, strict=True)]
 
@@ -147,8 +149,7 @@ class VisionModel:
             if seed is not None:
                 stack.enter_context(torch.random.fork_rng(devices=devices))
                 torch.manual_seed(seed)
-            stack.callback(lambda: [setattr(m, "training", t) for m, t in modes])
-            stack.callback(lambda: [p.requires_grad_(True) for p in frozen])
+            stack.callback(_restore, modes, frozen)
             if any(t for _, t in modes):
                 self.network.eval()
             for p in frozen:
@@ -198,10 +199,14 @@ class VisionModel:
         if bool(torch.isfinite(values).all()):
             return
         if not bool(torch.isfinite(x).all()):
-            raise InputError("the picture holds NaN or infinity", "finite pixels in [0, 1]", "another picture")
+            raise InputError(
+                "the picture holds NaN or infinity", "finite pixels in [0, 1]", "another picture"
+            )
         for name, t in self.network.state_dict().items():
             if t.is_floating_point() and not bool(torch.isfinite(t).all()):
-                raise InputError(f"the weights hold NaN or infinity, first in {name!r}", "finite weights", "another file")
+                raise InputError(
+                    f"the weights hold NaN or infinity, first in {name!r}", "finite weights", "another file"
+                )
         first: list[str] = []
 
         def watch(name: str) -> Any:
@@ -216,7 +221,11 @@ class VisionModel:
                 stack.callback(module.register_forward_hook(watch(name)).remove)
             self(x)
         where = f"first in the output of layer {first[0]!r}" if first else "in the backward pass"
-        raise InputError(f"the computation overflows to NaN or infinity, {where}", "finite numbers", "float32 or float64 weights")
+        raise InputError(
+            f"the computation overflows to NaN or infinity, {where}",
+            "finite numbers",
+            "float32 or float64 weights",
+        )
 
     def _explained(self, error: RuntimeError, x: Tensor) -> Exception:
         if isinstance(error, CutawayError):
@@ -229,6 +238,13 @@ class VisionModel:
             "the size and channels it was built for",
             'preprocess={"resize": 256, "crop": 224}, or another picture',
         )
+
+
+def _restore(modes: list[tuple[nn.Module, bool]], frozen: list[nn.Parameter]) -> None:
+    for module, training in modes:
+        module.training = training
+    for parameter in frozen:
+        parameter.requires_grad_(True)
 
 
 def _scores(out: Any) -> Tensor:
@@ -244,6 +260,7 @@ def _scores(out: Any) -> Tensor:
                 value: Tensor = out[key]
                 return value
     raise MethodRefusedError(
-        f"the network returns a {type(out).__name__}", "a tensor of scores, .logits, or a dict with 'logits' or 'out'",
+        f"the network returns a {type(out).__name__}",
+        "a tensor of scores, .logits, or a dict with 'logits' or 'out'",
         "a small wrapper module that returns the scores",
     )

@@ -129,7 +129,7 @@ _declare(Family.RELU, "input min", [torch.clamp_min, torch.clamp_min_, T.clamp_m
 _declare(
     Family.RELU,
     "input threshold value inplace",
-    [F.threshold, F._threshold, F.threshold_, torch.threshold, torch.threshold_],
+    [F.threshold, vars(F)["_threshold"], vars(F)["threshold_"], torch.threshold, torch.threshold_],
 )
 _CONV = "input weight bias stride padding dilation groups"
 _declare(Family.CONV, _CONV, [torch.conv1d, torch.conv2d, torch.conv3d])

@@ -103,7 +103,8 @@ class Result(ABC):
         with whole_file(path) as temporary:
             if ending == ".npz":
                 meta = np.frombuffer(json.dumps(self.to_dict()).encode(), dtype=np.uint8)
-                np.savez_compressed(temporary, __meta__=meta, **self.arrays())
+                everything: dict[str, Any] = {"__meta__": meta, **self.arrays()}
+                np.savez_compressed(temporary, **everything)
             elif ending == ".json":
                 both = self.to_dict() | {"arrays": {k: v.tolist() for k, v in self.arrays().items()}}
                 temporary.write_text(json.dumps(both))

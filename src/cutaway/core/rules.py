@@ -74,7 +74,7 @@ class Rewired(torch.autograd.Function):
         return output
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, signal: Tensor, *rest: Any) -> tuple[Any, ...]:
         record: Record = ctx.record
         if not record.intact():
@@ -145,7 +145,11 @@ class backward_rules(TorchFunctionMode):  # noqa: N801 - read as a verb: with ba
     def _protect(self, func: Any, args: Any, call: Call | None) -> None:
         """Before an in-place operator, copy what rewired calls remember of that memory."""
         name = getattr(func, "__name__", "")
-        writes = call.in_place if call else (name.endswith("_") and not name.endswith("__")) or name == "__setitem__"
+        writes = (
+            call.in_place
+            if call
+            else (name.endswith("_") and not name.endswith("__")) or name == "__setitem__"
+        )
         if not writes or not args or not isinstance(args[0], Tensor):
             return
         for ref in self._records.pop(args[0].untyped_storage().data_ptr(), []):
@@ -166,11 +170,15 @@ class backward_rules(TorchFunctionMode):  # noqa: N801 - read as a verb: with ba
                 if derived and not placed:
                     self.bypasses.append(name)
                     continue
-                out.grad_fn.metadata["cutaway"] = "placed" if placed else "seen"
+                _tag(out.grad_fn, "placed" if placed else "seen")
                 if placed and out._base is not None and out._base.grad_fn is not None:
-                    out._base.grad_fn.metadata["cutaway"] = "placed"  # in place on a view: the base's CopySlices
+                    _tag(out._base.grad_fn, "placed")  # in place on a view: the base's CopySlices
             elif (live or derived) and name not in _FRESH:
                 self._derived[out] = name
+
+
+def _tag(node: Any, mark: str) -> None:
+    node.metadata["cutaway"] = mark
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -22,7 +22,12 @@ from .target import Predicted, Target, as_target, score
 
 
 def explain(
-    model: VisionModel, method: Method, image: Any, target: Any = None, options: Mapping[str, Any] | None = None, *,
+    model: VisionModel,
+    method: Method,
+    image: Any,
+    target: Any = None,
+    options: Mapping[str, Any] | None = None,
+    *,
     seed: int = 0,
 ) -> Steps[list[Result]]:
     """Run `method`; yields `Progress` and returns one result per picture of the batch.
@@ -80,7 +85,12 @@ def versions() -> dict[str, str]:
     """Versions of what a result depends on."""
     from cutaway import __version__
 
-    return {"cutaway": __version__, "torch": str(torch.__version__), "numpy": np.__version__, "python": platform.python_version()}
+    return {
+        "cutaway": __version__,
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
 
 
 def _chosen_target(asked: Any, goal: Target, model: VisionModel) -> tuple[str, ...]:
@@ -90,7 +100,13 @@ def _chosen_target(asked: Any, goal: Target, model: VisionModel) -> tuple[str, .
 
 
 def _result(
-    method: Method, raw: Raw, i: int, x: Tensor, goal: Target, options: Mapping[str, Any], notes: tuple[str, ...],
+    method: Method,
+    raw: Raw,
+    i: int,
+    x: Tensor,
+    goal: Target,
+    options: Mapping[str, Any],
+    notes: tuple[str, ...],
     provenance: Provenance,
 ) -> Result:
     count = len(raw.values)
@@ -110,7 +126,8 @@ def _result(
             "signed": raw.signed,
             "unit": raw.unit,
             "panels": {
-                k: Panel(p.title, _array(p.values[i]), p.scale, p.unit, dict(p.labels)) for k, p in raw.panels.items()
+                k: Panel(p.title, _array(p.values[i]), p.scale, p.unit, dict(p.labels))
+                for k, p in raw.panels.items()
             },
         }
     return method.gives(**common, **{k: _one(v, i, count) for k, v in raw.extra.items()})

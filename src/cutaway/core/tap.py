@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -77,18 +78,23 @@ class Tap(AbstractContextManager["Tap"]):
         calls = self.calls[name]
         if len(calls) != 1:
             raise UsageError(
-                f"layer {name!r} ran {len(calls)} times in one forward pass", "a layer that runs once", "its parent block"
+                f"layer {name!r} ran {len(calls)} times in one forward pass",
+                "a layer that runs once",
+                "its parent block",
             )
         return calls[0]
 
     def maps(self, name: str) -> Tensor:
         """The activation with channels second: maps (N, C, h, w), token grids and channels-last included."""
-        return as_map(self[name], self._rows[name])
+        maps: Tensor = as_map(self[name], self._rows[name])
+        return maps
 
     def _hook(self, name: str) -> Callable[[Any, Any, Any], Any]:
         def hook(module: Any, args: Any, output: Any) -> Any:
             if not isinstance(output, Tensor):
-                raise UsageError(f"layer {name!r} gives a {type(output).__name__}", "a layer that gives one tensor", "")
+                raise UsageError(
+                    f"layer {name!r} gives a {type(output).__name__}", "a layer that gives one tensor", ""
+                )
             if self._rows[name].activation and not self._raw:
                 self._followed.append((name, output))
                 return output
@@ -99,13 +105,14 @@ class Tap(AbstractContextManager["Tap"]):
     def _take(self, name: str, value: Tensor, *, in_place: bool) -> Tensor:
         if self._edit is not None:
             value = self._edit(name, value)
-        if self._leaf:
-            value = value.requires_grad_() if in_place else value.detach().requires_grad_()
-        self.calls[name].append(value)
-        if self._stop and all(self.calls.values()):
-            raise StopForward
-        # a copy goes on, so that an in-place operator downstream cannot change what was read
-        return value if in_place else value.clone()
+        with torch._C.DisableTorchFunction():  # reading is no part of the computation that modes watch
+            if self._leaf:
+                value = value.requires_grad_() if in_place else value.detach().requires_grad_()
+            self.calls[name].append(value)
+            if self._stop and all(self.calls.values()):
+                raise StopForward
+            # a copy goes on, so that an in-place operator downstream cannot change what was read
+            return value if in_place else value.clone()
 
     def _see(self, function: Any, args: Any, kwargs: Any, result: Any) -> Any:
         call = read(function, args, kwargs)
@@ -134,5 +141,3 @@ class _Follow(TorchFunctionMode):
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         return self._tap._see(func, args, kwargs, result) if self._tap._followed else result
-
-

@@ -68,7 +68,9 @@ class _Class(Reader):
         if isinstance(index, Tensor):
             if index.shape != (len(values),):
                 raise UsageError(
-                    f"{tuple(index.shape)} class numbers for {len(values)} pictures", "one class per picture", ""
+                    f"{tuple(index.shape)} class numbers for {len(values)} pictures",
+                    "one class per picture",
+                    "",
                 )
             return scores.gather(1, index.to(values.device)[:, None])[:, 0]
         if not -1 < index < scores.shape[1]:
@@ -142,7 +144,9 @@ class Unit(Reader):
 
     def read(self, values: Tensor) -> Tensor:
         if values.ndim != 4:
-            raise UsageError(f"layer {self.layer!r} gives {values.ndim}-D output", "a layer with maps", "no position")
+            raise UsageError(
+                f"layer {self.layer!r} gives {values.ndim}-D output", "a layer with maps", "no position"
+            )
         h, w = values.shape[2:]
         if not (0 <= self.row < h and 0 <= self.col < w):
             raise UnknownNameError(
@@ -183,7 +187,9 @@ class Direction(Reader):
     def resolve(self, model: VisionModel) -> Reader:
         width = model.layers.find(self.layer).units
         if self.vector.numel() != width:
-            raise UsageError(f"a direction of {self.vector.numel()} numbers", f"{width}, the channels of {self.layer!r}")
+            raise UsageError(
+                f"a direction of {self.vector.numel()} numbers", f"{width}, the channels of {self.layer!r}"
+            )
         return self
 
     def read(self, values: Tensor) -> Tensor:
@@ -204,7 +210,9 @@ class Token(Reader):
 
     def read(self, values: Tensor) -> Tensor:
         if values.ndim != 3:
-            raise UsageError(f"output has {values.ndim} dimensions", "a captioner's (pictures, steps, tokens)")
+            raise UsageError(
+                f"output has {values.ndim} dimensions", "a captioner's (pictures, steps, tokens)"
+            )
         return values.log_softmax(2)[:, self.step, self.token]
 
     def label(self, sample: int = 0) -> str:
@@ -222,7 +230,9 @@ class Custom(Reader):
         out = self.function(values)
         if not isinstance(out, Tensor) or out.shape != (len(values),):
             found = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-            raise UsageError(f"the target function gave {found}", f"one number per picture, shape ({len(values)},)")
+            raise UsageError(
+                f"the target function gave {found}", f"one number per picture, shape ({len(values)},)"
+            )
         return out
 
     def label(self, sample: int = 0) -> str:
@@ -348,7 +358,9 @@ def as_target(value: Any) -> Target:
         return logit(int(value)) if value.lstrip("-").isdigit() else logit(value)
     if callable(value):
         return custom(value)
-    raise UsageError(f"target of type {type(value).__name__}", "a class number or name, a Target, a function", "target=243")
+    raise UsageError(
+        f"target of type {type(value).__name__}", "a class number or name, a Target, a function", "target=243"
+    )
 
 
 def parse_unit(text: str) -> Target:
@@ -376,7 +388,9 @@ def class_index(name: str, classes: Sequence[str]) -> int:
     0
     """
     if not classes:
-        raise UnknownNameError(f"class {name!r}: the model has no class names", "a class number", "--classes FILE")
+        raise UnknownNameError(
+            f"class {name!r}: the model has no class names", "a class number", "--classes FILE"
+        )
     wanted = _fold(name)
     hits = [i for i, c in enumerate(classes) if _fold(c) == wanted]
     hits = hits or [i for i, c in enumerate(classes) if wanted in map(_fold, c.split(","))]
@@ -384,7 +398,9 @@ def class_index(name: str, classes: Sequence[str]) -> int:
         return hits[0]
     if hits:
         raise UnknownNameError(
-            f"class name {name!r} is ambiguous", " or ".join(f"{i} ({classes[i]!r})" for i in hits), f"{hits[0]}"
+            f"class name {name!r} is ambiguous",
+            " or ".join(f"{i} ({classes[i]!r})" for i in hits),
+            f"{hits[0]}",
         )
     parts = {p.strip(): i for i, c in enumerate(classes) for p in [c, *c.split(",")]}
     containing = [p for p in parts if wanted in _fold(p)]
@@ -437,4 +453,6 @@ def _fold(name: str) -> str:
 def _channel_in_range(model: VisionModel, layer: str, index: int) -> None:
     width = model.layers.find(layer).units
     if not 0 <= index < width:
-        raise UnknownNameError(f"channel {index} of {layer!r} is out of range", f"0 to {width - 1}", f"{layer}:{width - 1}")
+        raise UnknownNameError(
+            f"channel {index} of {layer!r} is out of range", f"0 to {width - 1}", f"{layer}:{width - 1}"
+        )

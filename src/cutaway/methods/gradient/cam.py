@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from cutaway.core.audit import audit, node_names
@@ -49,11 +48,13 @@ def cam(model: VisionModel, x: Tensor, target: Target, *, layer: LayerName = Non
     heat = (weights * h.activation).sum(1)  # Zhou 2016, eq. 2
     explained = heat.sum((1, 2)) / (places if pooling == "mean" else 1)
     evidence = {"score": h.value, "bias": h.value - explained, "pooling": pooling}
-    return Raw(heat, signed=True, unit=f"evidence, {pooling} pooling", layer=layer, evidence=evidence, notes=notes)
+    return Raw(
+        heat, signed=True, unit=f"evidence, {pooling} pooling", layer=layer, evidence=evidence, notes=notes
+    )
 
 
 def _pooling(h: Head, mode: backward_rules) -> str:
-    """"mean" or "sum"; refuses a head that is not global pooling and one linear layer."""
+    """ "mean" or "sum"; refuses a head that is not global pooling and one linear layer."""
     try:
         audit(h.output, mode, method="cam")
     except MethodRefusedError as error:

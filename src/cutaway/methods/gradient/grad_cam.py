@@ -46,4 +46,6 @@ def grad_cam(
     if relu:
         heat = heat.clamp(min=0)  # Selvaraju 2017, eq. 2
     notes = h.notes + silent(heat, h.layer)
-    return Raw(heat, signed=not relu, unit="evidence", layer=h.layer, evidence={"score": h.value}, notes=notes)
+    return Raw(
+        heat, signed=not relu, unit="evidence", layer=h.layer, evidence={"score": h.value}, notes=notes
+    )

@@ -37,8 +37,10 @@ def guided_grad_cam(
     h = head(model, x, target, layer)
     coarse = (h.gradient.mean((2, 3), keepdim=True) * h.activation).sum(1, keepdim=True).clamp(min=0)
     rules: dict[Family, Rule] = {Family.RELU: guided_relu, Family.NORM: plain}
-    fine = project(model, x, target, rules, name="guided_grad_cam", seed="gradient", keep="map")
+    fine = project(model, x, target, rules, name="guided_grad_cam", start="gradient", keep="map")
     large = F.interpolate(coarse, x.shape[2:], mode="bilinear", align_corners=False)
     heat, signed = reduced(large * fine.picture, reduce)
     notes = h.notes + fine.notes + silent(coarse, h.layer)
-    return Raw(heat, signed=signed, unit="guided evidence", layer=h.layer, evidence={"score": h.value}, notes=notes)
+    return Raw(
+        heat, signed=signed, unit="guided evidence", layer=h.layer, evidence={"score": h.value}, notes=notes
+    )

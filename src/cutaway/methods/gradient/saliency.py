@@ -26,7 +26,9 @@ def saliency(
     x: Tensor,
     target: Target,
     *,
-    reduce: Annotated[Literal["max", "sum", "rgb"], "over colours: largest, sum of sizes, or the signed gradient"] = "max",
+    reduce: Annotated[
+        Literal["max", "sum", "rgb"], "over colours: largest, sum of sizes, or the signed gradient"
+    ] = "max",
 ) -> Raw:
     """How strongly each pixel moves the target: |d target / d pixel|.
 

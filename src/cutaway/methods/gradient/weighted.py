@@ -41,6 +41,8 @@ def head(model: VisionModel, x: Tensor, target: Target, layer: str | None) -> He
     row = model.layers.find(layer)
     with Tap(model, layer, leaf=True) as tap:
         value = score(model, x.detach(), target)
+    if not tap.calls[layer]:
+        raise _unrelated(target, layer, model)
     raw = tap[layer]
     activation = as_map(raw, row)
     if activation.ndim != 4:
@@ -53,12 +55,16 @@ def head(model: VisionModel, x: Tensor, target: Target, layer: str | None) -> He
         raise not_differentiable()
     (gradient,) = torch.autograd.grad(value.sum(), raw, allow_unused=True, retain_graph=True)
     if gradient is None:
-        raise MethodRefusedError(
-            f"{target.label()} does not depend on layer {layer!r}",
-            "a layer between the picture and the target",
-            repr(model.layers.suggest()[0]),
-        )
+        raise _unrelated(target, layer, model)
     return Head(layer, activation.detach(), as_map(gradient, row), value.detach(), notes, value)
+
+
+def _unrelated(target: Target, layer: str, model: VisionModel) -> MethodRefusedError:
+    return MethodRefusedError(
+        f"{target.label()} does not depend on layer {layer!r}",
+        "a layer between the picture and the target",
+        repr(model.layers.suggest()[0]),
+    )
 
 
 def silent(heat: Tensor, layer: str) -> tuple[str, ...]:

@@ -30,14 +30,18 @@ def backprop(
     target: Target,
     *,
     reduce: Reduce = "rgb",
-    seed: Annotated[Literal["gradient", "activation"], "what a hidden map starts from"] = "gradient",
-    keep: Annotated[Literal["map", "maximum"], "of a hidden map: all of it, or its strongest position"] = "map",
+    start: Annotated[Literal["gradient", "activation"], "what a hidden map starts from"] = "gradient",
+    keep: Annotated[
+        Literal["map", "maximum"], "of a hidden map: all of it, or its strongest position"
+    ] = "map",
 ) -> Raw:
     """The signed gradient of the target in pixel space, (N, 3, H, W), as a colour picture.
 
     The same figure as deconvnet and guided backprop with the ReLU's own rule, R where h>0.
     Raises `MethodRefusedError` when the target cannot be differentiated.
     """
-    done = project(model, x, target, {}, name="backprop", seed=seed, keep=keep)
+    done = project(model, x, target, {}, name="backprop", start=start, keep=keep)
     heat, signed = reduced(done.picture, reduce)
-    return Raw(heat, signed=signed, unit="d target / d pixel", evidence={"score": done.value}, notes=done.notes)
+    return Raw(
+        heat, signed=signed, unit="d target / d pixel", evidence={"score": done.value}, notes=done.notes
+    )

@@ -33,9 +33,13 @@ def deconvnet(
     target: Target,
     *,
     reduce: Reduce = "rgb",
-    seed: Annotated[Literal["gradient", "activation"], "what a hidden map starts from"] = "activation",
-    keep: Annotated[Literal["map", "maximum"], "of a hidden map: all of it, or its strongest position"] = "map",
-    pool: Annotated[Literal["sum", "overwrite"], "signals that meet at one switch of overlapping pools"] = "sum",
+    start: Annotated[Literal["gradient", "activation"], "what a hidden map starts from"] = "activation",
+    keep: Annotated[
+        Literal["map", "maximum"], "of a hidden map: all of it, or its strongest position"
+    ] = "map",
+    pool: Annotated[
+        Literal["sum", "overwrite"], "signals that meet at one switch of overlapping pools"
+    ] = "sum",
 ) -> Raw:
     """Activity of a unit, map or score projected back to pixels, (N, 3, H, W).
 
@@ -47,11 +51,13 @@ def deconvnet(
     rules: dict[Family, Rule] = {Family.RELU: deconvnet_relu, Family.NORM: skip_contrast}
     if pool == "overwrite":
         rules[Family.MAX_POOL] = overwrite_pool
-    done = project(model, x, target, rules, name="deconvnet", seed=seed, keep=keep)
+    done = project(model, x, target, rules, name="deconvnet", start=start, keep=keep)
     notes = done.notes
     if Family.NORM in done.families:
         notes += ("local response normalisation, if any, is skipped on the way down",)
     if Family.MAX_POOL not in done.families:
-        notes += ("no max pooling, hence no switches: the projection depends on the picture through its start alone",)
+        notes += (
+            "no max pooling, hence no switches: the projection depends on the picture through its start alone",
+        )
     heat, signed = reduced(done.picture, reduce)
     return Raw(heat, signed=signed, unit="projected signal", evidence={"score": done.value}, notes=notes)

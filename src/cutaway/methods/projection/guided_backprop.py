@@ -33,8 +33,10 @@ def guided_backprop(
     target: Target,
     *,
     reduce: Reduce = "rgb",
-    seed: Annotated[Literal["gradient", "activation"], "what a hidden map starts from"] = "gradient",
-    keep: Annotated[Literal["map", "maximum"], "of a hidden map: all of it, or its strongest position"] = "map",
+    start: Annotated[Literal["gradient", "activation"], "what a hidden map starts from"] = "gradient",
+    keep: Annotated[
+        Literal["map", "maximum"], "of a hidden map: all of it, or its strongest position"
+    ] = "map",
     compare: Annotated[bool, "add backprop and deconvnet beside it, from the same start"] = False,
 ) -> Raw:
     """The gradient with every ReLU passing only positive signals through open gates: R where h>0 and R>0.
@@ -43,13 +45,13 @@ def guided_backprop(
     Raises `MethodRefusedError` when an operator is out of the rule's reach.
     """
     rules: dict[Family, Rule] = {Family.RELU: guided_relu, Family.NORM: plain}
-    done = project(model, x, target, rules, name="guided_backprop", seed=seed, keep=keep)
+    done = project(model, x, target, rules, name="guided_backprop", start=start, keep=keep)
     panels = {}
     if compare:
         deconv: dict[Family, Rule] = {Family.RELU: deconvnet_relu, Family.NORM: skip_contrast}
         tables: dict[str, dict[Family, Rule]] = {"backprop": {}, "deconvnet": deconv, "guided": rules}
         for title, table in tables.items():
-            part = project(model, x, target, table, name=title, seed=seed, keep=keep)
+            part = project(model, x, target, table, name=title, start=start, keep=keep)
             panels[title] = RawPanel(title, part.picture, "picture", "signal")
     heat, signed = reduced(done.picture, reduce)
     evidence = {"score": done.value}

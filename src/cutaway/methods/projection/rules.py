@@ -16,7 +16,7 @@ from cutaway.core.operators import Call, Family
 from cutaway.core.rules import Rule, backward_rules
 from cutaway.core.target import Channel, Target, Unit, not_differentiable, observe
 
-Seed = Literal["gradient", "activation"]
+Start = Literal["gradient", "activation"]
 Keep = Literal["map", "maximum"]
 
 PASSES = frozenset({Family.MAX_POOL, Family.NORM, Family.GATE, Family.MUL})
@@ -26,7 +26,8 @@ PASSES = frozenset({Family.MAX_POOL, Family.NORM, Family.GATE, Family.MUL})
 def open_gate(call: Call) -> Tensor:
     """Where the ReLU (or ReLU6) let its input through."""
     h = call.inputs[0]
-    return (h > 0) & (h < call.arguments["high"])
+    high: float = call.arguments["high"]
+    return (h > 0) & (h < high)
 
 
 def deconvnet_relu(call: Call, signal: Tensor) -> tuple[Tensor | None, ...]:
@@ -74,11 +75,18 @@ class Projection:
 
 
 def project(
-    model: VisionModel, x: Tensor, target: Target, rules: Mapping[Family, Rule], *, name: str, seed: Seed, keep: Keep
+    model: VisionModel,
+    x: Tensor,
+    target: Target,
+    rules: Mapping[Family, Rule],
+    *,
+    name: str,
+    start: Start,
+    keep: Keep,
 ) -> Projection:
     """One forward and one backward pass under `rules`, keyed by family; NORM's acts on local response normalisation.
 
-    `seed="activation"` starts a hidden unit or map from its own values (everything else in the layer zero);
+    `start="activation"` starts a hidden unit or map from its own values (everything else in the layer zero);
     `"gradient"` from the derivative of the target. `keep="maximum"` keeps only a map's strongest position.
     Raises `MethodRefusedError` when an operator is out of the rules' reach, or when no ReLU obeys them.
     """
@@ -95,9 +103,9 @@ def project(
     outputs, seeds = [], []
     for weight, reader in target.terms:
         activation = values[reader.layer]
-        if isinstance(reader, (Channel, Unit)) and (seed == "activation" or keep == "maximum"):
+        if isinstance(reader, (Channel, Unit)) and (start == "activation" or keep == "maximum"):
             outputs.append(activation)
-            seeds.append(weight * _start(activation.detach(), reader, seed, keep))
+            seeds.append(weight * _start(activation.detach(), reader, start, keep))
         else:
             outputs.append(weight * reader.read(activation))
             seeds.append(torch.ones_like(outputs[-1]))
@@ -122,18 +130,20 @@ def _reach(mode: backward_rules, tensors: list[Tensor], target: Target, name: st
     return (f"passed as plain gradient: {', '.join(sorted(stated))}",) if stated else ()
 
 
-def _start(activation: Tensor, reader: Channel | Unit, seed: Seed, keep: Keep) -> Tensor:
+def _start(activation: Tensor, reader: Channel | Unit, start: Start, keep: Keep) -> Tensor:
     """The signal at the layer: zero but for the unit or map that is asked about."""
     mask = torch.zeros_like(activation)
     if isinstance(reader, Unit):
         mask[:, reader.channel, reader.row, reader.col] = 1
     elif keep == "maximum" and activation.ndim == 4:
         one = activation[:, reader.channel].flatten(1)
-        mask[:, reader.channel] = torch.nn.functional.one_hot(one.argmax(1), one.shape[1]).to(mask).view_as(
-            activation[:, reader.channel]
+        mask[:, reader.channel] = (
+            torch.nn.functional.one_hot(one.argmax(1), one.shape[1])
+            .to(mask)
+            .view_as(activation[:, reader.channel])
         )
     else:
         mask[:, reader.channel] = 1
-        if seed == "gradient":
+        if start == "gradient":
             mask /= activation[0, 0].numel()  # the target is the map's mean
-    return mask * activation if seed == "activation" else mask
+    return mask * activation if start == "activation" else mask
