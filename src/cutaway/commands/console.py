@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 Show: TypeAlias = Callable[[int, str], Callable[[Progress], None]]
-PIPED_WIDTH = 110
-INTERRUPTED = 130
+PIPED_WIDTH = 140
+REFUSED, INTERRUPTED = 6, 130
 
 
 def robust_streams() -> None:
@@ -46,15 +46,18 @@ def say(text: str) -> None:
 
 
 def show_error(error: CutawayError, about: str = "") -> None:
-    """An error on stderr in its three parts: found, accepted, try."""
+    """An error on stderr in its three parts: found, accepted, try; a method's refusal is no error and looks so."""
     from rich.text import Text
 
     talk = console(error=True)
-    head = Text("error: ", style="bold red")
-    talk.print(head.append(f"{about}: {error.found}" if about else error.found, style="bold"), soft_wrap=True)
+    one_line = not sys.stderr.isatty()
+    refused = error.exit_code == REFUSED
+    head = Text("refused: " if refused else "error: ", style="bold yellow" if refused else "bold red")
+    head.append(f"{about}: " if about else "", style="bold").append(error.found, style="bold")
+    talk.print(head, soft_wrap=one_line)
     for name, part in (("accepted", error.accepted), ("try", error.hint)):
         if part:
-            talk.print(Text(f"  {name:<9} ", style="dim").append(part, style="not dim"), soft_wrap=True)
+            talk.print(Text(f"  {name:<9} ", style="dim").append(part, style="not dim"), soft_wrap=one_line)
 
 
 @contextmanager

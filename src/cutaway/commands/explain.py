@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cutaway.core.errors import InputError
 from cutaway.core.progress import finish
 
 from .console import INTERRUPTED, bar, say, show_error
@@ -14,6 +17,7 @@ from .outputs import Outputs
 from .summary import print_json, print_picture, to_dict
 
 if TYPE_CHECKING:
+    from cutaway.core.image import Photo
     from cutaway.core.model import VisionModel
 
     from .asked import Ask, Question
@@ -131,15 +135,15 @@ def explain(
     """Explain what a network says about pictures, by one method or a whole bench of them."""
     outputs = Outputs(output, arrays, inputs=images)
 
-    from cutaway.core.image import read
     from cutaway.zoo import load
 
     from .asked import Question, asks, check_layers
 
     asked, question = asks(method or [], settings or []), Question(target, minus, unit)
-    if not any(Path(i).is_file() for i in images):
-        read(images[0])  # says what is wrong with it, before the network is loaded for nothing
+    first = _first_readable(images)
     network = load(model, weights=weights, classes=classes, preprocess=preprocess, device=device)
+    with suppress(InputError):  # said later with the picture itself, so that the others are explained
+        network.pixels(first)  # layers and units are looked up at the size of the pictures
     question.check(network)
     check_layers(asked, network)
     explained, stopped = _run(network, images, asked, question, outputs, top=top, seed=seed, quiet=as_json)
@@ -147,10 +151,25 @@ def explain(
         print_json("explain", {"model": network.name, "images": [to_dict(e) for e in explained]})
     else:
         for one in explained:
-            print_picture(one)
+            if not one.error:
+                print_picture(one)
+    outputs.finish()
     for path in outputs.written:
         say(f"wrote {path}")
     _end(explained, stopped)
+
+
+def _first_readable(images: Sequence[str]) -> Photo:
+    """The first picture that can be read; raises the first picture's error, before any network, when none can."""
+    from cutaway.core.image import read
+
+    errors = []
+    for path in images:
+        try:
+            return read(path)
+        except InputError as error:
+            errors.append(error)
+    raise errors[0]
 
 
 def _run(
@@ -169,20 +188,18 @@ def _run(
 
     explained: list[Explained] = []
     stopped: BaseException | None = None
-    with outputs:
-        with bar(len(images)) as show:
-            for number, path in enumerate(images):
-                one = Explained(number, path)
-                explained.append(one)
-                try:
-                    steps = explain_picture(one, network, asked, question, top=top, seed=seed)
-                    finish(steps, show(number, Path(path).name))
-                except (Exception, KeyboardInterrupt) as error:
-                    stopped = error
-                outputs.add(one)
-                if stopped:
-                    break
-        outputs.finish()
+    with outputs, bar(len(images)) as show:
+        for number, path in enumerate(images):
+            one = Explained(number, path)
+            explained.append(one)
+            try:
+                steps = explain_picture(one, network, asked, question, top=top, seed=seed)
+                finish(steps, show(number, Path(path).name))
+            except (Exception, KeyboardInterrupt) as error:
+                stopped = error
+            outputs.add(one)
+            if stopped:
+                break
     return explained, stopped
 
 
@@ -192,9 +209,9 @@ def _end(explained: list[Explained], stopped: BaseException | None) -> None:
 
     for one in explained:
         if one.error:
-            show_error(one.error, one.path)
+            show_error(one.error)
         for name, error in one.refused.items():
-            show_error(error, f"{one.path}, {name}")
+            show_error(error, f"{name} on {Path(one.path).name}")
     if isinstance(stopped, KeyboardInterrupt):
         say("interrupted; what was finished is kept")
         raise typer.Exit(INTERRUPTED)

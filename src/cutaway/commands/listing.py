@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,6 +13,7 @@ from .explain import ClassesOption, DeviceOption, ModelOption, PreprocessOption,
 from .summary import print_json
 
 if TYPE_CHECKING:
+    from cutaway.core.layers import LayerTable
     from cutaway.core.method import Method
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
@@ -45,12 +48,86 @@ def layers(
     classes: ClassesOption = None,
     preprocess: PreprocessOption = None,
     device: DeviceOption = "auto",
+    size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Side of the picture in pixels, where the preprocessing has none."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """List a network's layers: names, shapes, parameters, and which one a class activation map reads."""
     from cutaway.zoo import load
 
-    load(model, weights=weights, classes=classes, preprocess=preprocess, device=device)
+    network = load(model, weights=weights, classes=classes, preprocess=preprocess, device=device)
+    if size is not None:
+        import torch
+
+        network.pixels(torch.zeros(1, 3, size, size))
+    table = network.layers
+    if as_json:
+        rows = [asdict(row) for row in table]
+        print_json("layers", {"model": network.name, "suggested": _suggested(table)[0], "layers": rows})
+    else:
+        _layer_table(network.name, table)
+
+
+def _suggested(table: LayerTable) -> tuple[str | None, str]:
+    """The layer a class activation map reads and why, or None and why not."""
+    from cutaway.core.errors import MethodRefusedError
+
+    try:
+        return table.suggest()
+    except MethodRefusedError as error:
+        return None, str(error)
+
+
+def _layer_table(name: str, table: LayerTable) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    out = console()
+    drawn = Table(box=None, header_style="dim", padding=(0, 2, 0, 0), pad_edge=False)
+    for label in ("layer", "type", "output", "parameters", "MACs", "sees px", "step px", "then"):
+        number = label in ("output", "parameters", "MACs", "sees px", "step px")
+        drawn.add_column(label, justify="right" if number else "left", no_wrap=label != "then")
+    chosen, reason = _suggested(table)
+    for row in table:
+        sees = "all" if row.whole else _square(row.field) if row.field else "?"
+        cells = (
+            row.name,
+            row.type,
+            _by(row.shape[1:]),
+            _count(row.parameters),
+            _count(row.macs),
+            sees,
+            _square(row.jump) if row.jump else "",
+            row.activation or "",
+        )
+        drawn.add_row(*map(Text, cells), style="bold" if row.name == chosen else "")
+    out.print(drawn)
+    whole = f"{name}: {_count(table.parameters)} parameters, {_count(table.macs)} MACs per picture"
+    out.print(Text(f"\n{whole}", style="bold"))
+    out.print(Text(f"for class activation maps: {chosen or 'none'}; {reason}", style="dim"))
+
+
+def _by(numbers: Sequence[float]) -> str:
+    return " x ".join(f"{n:g}" for n in numbers)
+
+
+def _square(numbers: Sequence[float]) -> str:
+    """One number where height and width agree."""
+    return f"{numbers[0]:g}" if len(set(numbers)) == 1 else _by(numbers)
+
+
+def _count(number: int) -> str:
+    """A count in three digits: 1.24 M.
+
+    >>> _count(0), _count(896), _count(1235496)
+    ('', '896', '1.24 M')
+    """
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g} {letter}"
+    return str(number) if number else ""
 
 
 def _all(chosen: list[Method]) -> None:

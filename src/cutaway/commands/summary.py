@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from cutaway.core.result import SCHEMA, Result
-
 from .console import console
 from .outputs import array_name
 
 if TYPE_CHECKING:
     from rich.text import Text
+
+    from cutaway.core.result import Result
 
     from .bench import Explained
 
@@ -24,6 +24,8 @@ BAR = 20
 
 def print_json(command: str, content: Mapping[str, Any]) -> None:
     """One JSON object on stdout; numbers JSON cannot hold (NaN, infinity) become null."""
+    from cutaway.core.result import SCHEMA
+
     whole = {"schema": SCHEMA, "command": command, **content}
     typer.echo(json.dumps(_plain(whole), indent=1, allow_nan=False))
 
@@ -43,6 +45,7 @@ def to_dict(one: Explained) -> dict[str, Any]:
 
 def print_picture(one: Explained) -> None:
     """What the network says of one picture, what each method gave, and the notes a reader must see."""
+    from rich.padding import Padding
     from rich.table import Table
     from rich.text import Text
 
@@ -53,6 +56,7 @@ def print_picture(one: Explained) -> None:
         classes.add_row(Text(p.name), Text(f"{100 * p.probability:5.1f} %"), _meter(p.probability))
     if one.prediction:
         out.print(classes)
+        out.print()
     if one.results:
         table = Table(box=None, padding=(0, 2, 0, 2), header_style="dim", pad_edge=True)
         for name, side in (
@@ -70,7 +74,7 @@ def print_picture(one: Explained) -> None:
         out.print(table)
     for note, methods in _notes(one.results).items():
         who = "" if len(methods) == len(one.results) else f"{', '.join(methods)}: "
-        out.print(Text(f"  {who}{note}", style="dim"))
+        out.print(Padding(Text(f"{who}{note}", style="dim"), (0, 0, 0, 2)))
     out.print()
 
 
