@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +64,9 @@ def _safe(path: Path) -> dict[str, Tensor]:
 
 def _unpickled(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the pickle's protocol; what matters becomes an error
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         wanted = re.search(r"GLOBAL[: ]+([\w.]+)", str(error))
         if wanted is None and "unsupported" not in str(error).lower():
@@ -177,10 +180,10 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
                 "a checkpoint from before the training diverged",
             )
         cast[name] = value
-    # Some modules (MNASNet) ask for the version they were saved with, which .safetensors does not keep.
-    versioned = own.copy()
-    versioned.update(cast)
-    network.load_state_dict(versioned)
+    # Updated, not built anew: it carries the versions of the modules, which .safetensors files do not keep and
+    # without which MNASNet refuses.
+    own.update(cast)
+    network.load_state_dict(own)
 
 
 def _renamed(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:

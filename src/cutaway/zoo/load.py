@@ -47,7 +47,7 @@ def load(
         an untrained network on purpose. None takes the published weights; they are never silently random.
     classes : names in the order of the outputs, or a file with them (JSON, or one a line).
     preprocess : a `Preprocess`, its keys as a dict, or a JSON file with them. A module without any gets the
-        pixels as they are, and the model's card says so.
+        pixels as they are (grey where its first convolution takes one channel), and the model's card says so.
     device : "auto" takes CUDA, else MPS, else the CPU.
 
     Raises `UnknownNameError` for a name that does not exist, `InputError` for files that cannot be read or do
@@ -163,11 +163,17 @@ def _model(opened: Opened, preprocess: Preprocess | None, classes: tuple[str, ..
     notes = [*opened.notes]
     steps = preprocess or opened.preprocess
     if steps is None:
-        steps = Preprocess()
+        steps = Preprocess(channels="L" if _is_grey(opened.network) else "RGB")
         notes.append(_IDENTITY_NOTE)
     card = {**opened.card, "weights": opened.weights, "notes": (*opened.card.get("notes", ()), *notes)}
     names = opened.classes if classes is None else classes
     return VisionModel(opened.network, steps, names, name=opened.name, card=card)
+
+
+def _is_grey(network: nn.Module) -> bool:
+    """Whether the first convolution takes one channel."""
+    first = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
+    return first is not None and first.in_channels == 1
 
 
 def _stays(network: nn.Module, weights: object, device: str | torch.device) -> None:
