@@ -82,12 +82,12 @@ def page() -> str:
         nn.Conv2d(3, 8, 5, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)
     )
     model = VisionModel(network, Preprocess(), ["cat <b>", "dog & co", "house"], name="small")
-    noise = np.random.default_rng(0).integers(0, 256, (128, 160, 3), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8)
     results = [
         model.explain(noise, method) for method in ("saliency", "guided_backprop", "grad_cam", "occlusion")
     ]
-    truth = np.zeros((128, 160), dtype=bool)
-    truth[40:80, 40:100] = True
+    truth = np.zeros((240, 320), dtype=bool)
+    truth[80:160, 80:200] = True
     return report(results, truths={"array": truth})
 
 
