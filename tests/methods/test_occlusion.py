@@ -13,7 +13,8 @@ from cutaway.core.model import VisionModel
 from cutaway.core.preprocess import Preprocess
 from cutaway.core.progress import Progress, finish
 from cutaway.core.run import explain
-from cutaway.core.target import channel, custom, logit, probability, unit
+from cutaway.core.target import channel, custom, logit, predicted, probability, unit
+from cutaway.methods.perturbation.alone import alone
 from cutaway.methods.perturbation.grid import lay
 
 H, W = 14, 11
@@ -278,6 +279,24 @@ def test_projection_panel_is_the_deconvnet_of_the_strongest_map(model, x) -> Non
         down = nn.functional.max_unpool2d(down, switches, 2, output_size=first.shape)
         down = nn.functional.conv_transpose2d(down.clamp(min=0), net.conv1.weight, padding=1) / std
     np.testing.assert_allclose(result.panels["projection"].values, down[0].numpy(), rtol=1e-10, atol=1e-12)
+
+
+def test_a_map_of_scores_has_no_class_panels(x) -> None:
+    """A segmenting network: the target is the sum of its class map, and there is no one probability."""
+    network = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 4, 1)).double().eval()
+    model = VisionModel(network, Preprocess(mean=MEAN, std=STD), CLASSES, name="segmenter")
+    (result,) = run(model, x, logit(2), window=4, stride=3, layer="0")
+    mean, std = (torch.tensor(v, dtype=x.dtype).view(1, 3, 1, 1) for v in (MEAN, STD))
+    with torch.no_grad():
+        heat, _ = loop(lambda p: float(network((p - mean) / std)[0, 2].sum()), x, GREY, *CLAMPED)
+    np.testing.assert_allclose(result.values, heat, rtol=1e-10, atol=1e-12)
+    assert set(result.panels) == {"activity", "projection"}
+    assert any("no panels of class probabilities" in n for n in result.notes)
+
+
+def test_an_undecided_class_is_refused() -> None:
+    with pytest.raises(UsageError, match="not decided"):
+        alone(predicted(), 0)
 
 
 def test_no_projection_is_said_and_the_rest_stays(x) -> None:

@@ -107,7 +107,7 @@ def test_nothing_of_the_network_changes() -> None:
 
 @pytest.mark.parametrize("decay", [1e-3, 0.1])
 def test_the_fit_is_the_one_minimum_of_its_objective(decay) -> None:
-    """At the minimum of mean cross-entropy + decay/2 |V|^2 the slopes vanish: X'(P - Y)/n + decay V = 0, 1'(P - Y) = 0."""
+    """Where mean cross-entropy + decay/2 |V|^2 is least: X'(P - Y)/n + decay V = 0, 1'(P - Y) = 0."""
     model = flat()
     pictures = torch.rand(40, 3, 12, 10)
     labels = torch.randint(0, 3, (40,))

@@ -81,6 +81,7 @@ def evaluate(
         if not packed:
             values = _run(model, pictures, layers, output)
         yield numbers, values
+        del pictures, values  # gone before the next batch is made
 
 
 def replaced(x: Tensor, boxes: Tensor, fill: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from cutaway.core.errors import UsageError
 from cutaway.core.target import Logit, Predicted, Probability, Reader, Target
 
 
@@ -13,6 +14,7 @@ def alone(target: Target, sample: int) -> Target:
     """The target of one picture of the batch, to be read on any number of its variants.
 
     A class number per picture becomes that picture's number, a predicted class the logit that was found for it.
+    Raises `UsageError` when a predicted class was not decided yet (`run.settle`).
 
     >>> import torch
     >>> from cutaway.core.target import logit
@@ -32,7 +34,11 @@ def class_of(target: Target) -> int | None:
 
 
 def _reader(reader: Reader, sample: int) -> Reader:
-    if isinstance(reader, Predicted) and reader.found:
+    if isinstance(reader, Predicted):
+        if not reader.found:
+            raise UsageError(
+                "the predicted class was not decided yet", "a target that was settled on the pictures"
+            )
         index = int(reader.found[0][sample])
         return Logit(index, reader.names[index] if reader.names else "")
     if isinstance(reader, (Logit, Probability)) and isinstance(reader.index, Tensor):

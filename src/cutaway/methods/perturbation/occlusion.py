@@ -164,7 +164,7 @@ def _projection(
         goal = channel(layer, clean.channel or 0)
         try:
             parts.append(
-                deconvnet(model, x[i : i + 1], goal, reduce="rgb", seed="activation", keep="map").values
+                deconvnet(model, x[i : i + 1], goal, reduce="rgb", start="activation", keep="map").values
             )
         except MethodRefusedError as error:
             return None, (f"no deconvnet projection: {error.found}",)

@@ -8,11 +8,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from cutaway.core.errors import MethodRefusedError, UsageError
+from cutaway.core.errors import UsageError
 from cutaway.core.model import VisionModel
 from cutaway.core.progress import Progress, Steps
 from cutaway.core.target import Target
-from cutaway.core.windows import Values, evaluate
+from cutaway.core.windows import evaluate
 
 from .alone import class_of
 from .grid import Grid
@@ -55,14 +55,8 @@ def look(model: VisionModel, x: Tensor, target: Target, watch: Watch) -> tuple[C
     """The clean picture (1, C, H, W), what can be watched on this network, and notes on what cannot."""
     nothing = torch.zeros(1, 4, dtype=torch.int64)
     notes: tuple[str, ...] = ()
-    try:
-        values = _ask(model, x, nothing, x[0], target, watch)
-    except MethodRefusedError as error:
-        if target.reads_output or not watch.classes:
-            raise
-        watch = Watch(watch.layer, watch.activity, classes=False)
-        notes = (f"no panels of class probabilities: {error.found}",)
-        values = _ask(model, x, nothing, x[0], target, watch)
+    layers, output = _layers(target, watch), _output(target, watch)
+    ((_, values),) = evaluate(model, x, nothing, x[0], layers=layers, output=output)
     score = _numbers(target.read(values))[0]
     if watch.classes and (values[None].ndim != 2 or values[None].shape[1] < 2):
         shape = tuple(values[None].shape[1:])
@@ -120,11 +114,6 @@ def scan(
         preview = grid.spread(drop.view(grid.shape), seen.view(grid.shape)).float().numpy()
         yield Progress(before + int(seen.sum()), total, preview, "windows")
     return Scan(clean, *(t.view(grid.shape) for t in (drop, activity, probability, winner)))
-
-
-def _ask(model: VisionModel, x: Tensor, boxes: Tensor, fill: Tensor, target: Target, watch: Watch) -> Values:
-    output = _output(target, watch)
-    return next(evaluate(model, x, boxes, fill, layers=_layers(target, watch), output=output))[1]
 
 
 def _layers(target: Target, watch: Watch) -> tuple[str, ...]:
