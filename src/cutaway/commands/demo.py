@@ -54,7 +54,11 @@ def demo(
 
 
 def _explain(pictures: Mapping[str, Sequence[Photo]]) -> list[Explained]:
-    """The default methods on every picture by its network."""
+    """The default methods on every picture by its network.
+
+    On scenes they are asked about the class that is drawn, for which the evidence is known, and on photographs
+    about whatever the network says.
+    """
     from cutaway.zoo import load
 
     from .asked import Question, asks
@@ -66,9 +70,19 @@ def _explain(pictures: Mapping[str, Sequence[Photo]]) -> list[Explained]:
     with bar(len(todo)) as show:
         for number, (spec, photo) in enumerate(todo):
             explained.append(Explained(number, photo.name))
-            steps = explain_picture(explained[-1], models[spec], asked, Question(), photo=photo)
+            question = Question(target=_drawn(photo.name) if spec == "cutaway:scenes" else None)
+            steps = explain_picture(explained[-1], models[spec], asked, question, photo=photo)
             finish(steps, show(number, photo.name))
     return explained
+
+
+def _drawn(name: str) -> str:
+    """The class in the name of a scene.
+
+    >>> _drawn("scene 3, a fish")
+    'fish'
+    """
+    return name.rpartition(" ")[2]
 
 
 def _scenes() -> tuple[list[Photo], dict[int, Array]]:
@@ -99,7 +113,7 @@ def _on_scenes(explained: Sequence[Explained], truths: Mapping[int, Array]) -> s
     from cutaway.core.result import Attribution
     from cutaway.view.words import share_inside
 
-    right = sum(one.prediction[0].name == one.path.rpartition(" ")[2] for one in explained if one.prediction)
+    right = sum(one.prediction[0].name == _drawn(one.path) for one in explained if one.prediction)
     shares: dict[str, list[float]] = {}
     for one in explained:
         for result in one.results:
