@@ -11,6 +11,7 @@ from PIL import Image
 from cutaway.core.errors import UnknownNameError, UsageError
 from cutaway.data.scenes import BACKGROUNDS, CLASSES, CONCEPTS, Bias, Scene, Scenes, scene
 from cutaway.data.scenes_company import COMPANY
+from cutaway.data.scenes_compose import caption
 from cutaway.data.scenes_palette import FREE_COLOURS, TEXTURES, colour_names
 from cutaway.data.scenes_render import render
 
@@ -198,6 +199,14 @@ def test_captions_name_what_is_there_and_nothing_else(sample: list[Scene]) -> No
             part = {"centre": "flower centre", "fins": "tail fin"}.get(phrase[1], phrase[1])
             pixels = one.masks[part] & one.masks[phrase[0]]
             assert pixels.sum() > 0.3 * one.masks[part].sum(), one.caption
+
+
+def test_a_caption_is_silent_about_what_cannot_be_seen(sample: list[Scene]) -> None:
+    company = [one for one in sample if any(name in one.masks for name in COMPANY)]
+    assert len(company) > SAMPLE // 2
+    for one in company:
+        words = set(caption(one.composition, {one.name}).lower().rstrip(".").split())
+        assert not words & {*COMPANY, "with", "beside", "under"}, words
 
 
 def test_what_cannot_be_drawn_is_refused_by_name() -> None:
