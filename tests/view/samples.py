@@ -65,7 +65,7 @@ def panels(size: int = 9) -> dict[str, Panel]:
     classes = np.where(hill > 0.6, 282, 285)
     return {
         "probability": Panel(
-            "P(Egyptian cat)", 0.9 - 0.8 * hill, "unsigned", "probability", mark=(8, 8, 24, 24)
+            "P(Egyptian cat)", 0.9 - 0.8 * hill, "unsigned", "probability", mark=(8, 16, 24, 40)
         ),
         "drop": Panel("drop of the logit", hill - 0.5, "signed", "logit"),
         "class": Panel(

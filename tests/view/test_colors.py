@@ -73,6 +73,14 @@ def test_constant_maps_are_flat(value: float, signed: bool) -> None:
         assert (rgb == rgb[0, 0]).all()
 
 
+def test_the_largest_and_smallest_floats_have_colours() -> None:
+    for values in (np.array([[-1.7e308, 1.7e308]]), np.array([[0.0, 5e-324]]), np.array([[-5e-324, 5e-324]])):
+        for ends in (span(values), scale(values, signed=True), scale(values, signed=False)):
+            assert ends.position(values)[0, 1] == 1.0
+            assert ends.strength(values)[0, 1] == 1.0
+        assert span(values).index(values).tolist() == [[0, 255]]
+
+
 def test_span_prints_smallest_and_largest() -> None:
     assert span(np.array([[0.9, 0.95]])).marks == (0.9, 0.95)
 

@@ -80,7 +80,7 @@ def test_the_bar_prints_its_ends_and_its_unit(written: list[str]) -> None:
 def test_the_map_is_drawn_cell_by_cell_in_the_colours_of_the_bar() -> None:
     values = np.array([[-2.0, 0.0], [1.0, 2.0]])
     drawn = np.asarray(drawings(attribution(values))[2].picture)
-    bar = table("coolwarm", 255)[[0, 127, 190, 254]]  # 1.0 is half way up: 127 + 63.5, rounded to even
+    bar = table("coolwarm", 255)[[0, 127, 127 + 64, 254]]  # 1.0 is half way up: 63.5 steps, rounded to even
     expected = enlarge(np.rint(bar * 255).reshape(2, 2, 3), 256, 256)
     assert np.array_equal(drawn, expected)
 
@@ -136,10 +136,9 @@ def test_nan_is_refused(where: str) -> None:
 def test_a_mark_is_drawn_in_pixels_of_the_input() -> None:
     probability = drawings(attribution(bump(9), panels=panels()))[3]
     pixels = np.asarray(probability.picture)
-    # The box (8, 8, 24, 24) on a 64-pixel picture drawn four times as large: corners 32 and 95.
-    assert pixels[32, 32].tolist() == [0, 0, 0]
-    assert pixels[33, 60].tolist() == [255, 255, 255]
-    assert pixels[95, 95].tolist() == [0, 0, 0]
+    # Rows 8 to 24, columns 16 to 40 of a 64-pixel picture drawn four times as large: corners (32, 64) and (95, 159).
+    assert pixels[32, 64].tolist() == pixels[95, 159].tolist() == [0, 0, 0]
+    assert pixels[33, 100].tolist() == [255, 255, 255]
 
 
 def test_legends_name_what_is_there_and_how_much() -> None:

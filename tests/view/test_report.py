@@ -126,7 +126,7 @@ def test_names_given_by_people_stay_text() -> None:
 
 
 def test_the_map_is_kept_at_its_own_resolution_in_its_own_colours() -> None:
-    values = np.array([[-2.0, 0.0, 1.0], [0.5, 2.0, -1.0]])
+    values = np.array([[-2.0, 0.0, 1.2], [0.5, 2.0, -1.3]])
     page = Page(report([attribution(values)]))
     (shown,) = [a for a in page.all("img") if a["alt"].startswith("The plain map")]
     image = np.asarray(decoded(shown).convert("RGB"))

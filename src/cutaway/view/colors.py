@@ -143,12 +143,18 @@ class Scale:
         """Where each number lies between the ends, in [0, 1]; numbers beyond the ends take the end."""
         if self.flat:
             return np.full(np.shape(values), 0.5 if self.signed else 0.0)
-        # Halved before subtracting, so that ends near the largest float do not overflow.
-        span = self.high / 2 - self.low / 2
-        return np.clip((np.asarray(values, np.float64) / 2 - self.low / 2) / span, 0.0, 1.0)
+        # Ends are brought to at most 1 before subtracting, so that neither the largest nor the smallest floats break.
+        far = max(abs(self.low), abs(self.high))
+        low, width = self.low / far, self.high / far - self.low / far
+        inside = np.clip(np.asarray(values, np.float64), self.low, self.high) / far
+        return np.clip((inside - low) / width, 0.0, 1.0) if width else np.zeros(np.shape(values))
 
     def index(self, values: Array) -> npt.NDArray[np.uint8]:
         """Each number's place in `table(colors, levels)`; a signed zero is exactly 127."""
+        if self.signed and not self.flat:
+            # Counted from zero, so that v and -v are the same number of steps away from it.
+            share = np.clip(np.asarray(values, np.float64), self.low, self.high) / self.high
+            return (np.rint(share * 127) + 127).astype(np.uint8)
         return np.rint(self.position(values) * (self.levels - 1)).astype(np.uint8)
 
     def rgb(self, values: Array) -> Floats:
@@ -160,7 +166,7 @@ class Scale:
         far = max(abs(self.low), abs(self.high))
         if far == 0:
             return np.zeros(np.shape(values))
-        return np.clip(np.abs(np.asarray(values, np.float64)) / far, 0.0, 1.0)
+        return np.minimum(np.abs(np.asarray(values, np.float64)), far) / far
 
 
 def scale(
