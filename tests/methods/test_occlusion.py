@@ -313,15 +313,16 @@ def test_without_panels(model, x) -> None:
 
 def test_four_pictures_are_four_times_one(model) -> None:
     batch = torch.rand(4, 3, H, W, dtype=torch.float64)
-    for target in (None, logit(torch.tensor([0, 3, 2, 1])), probability(torch.tensor([1, 1, 2, 0]))):
-        together = run(model, batch, target, window=4, stride=3, fill="noise")
+    classes = logit(torch.tensor([0, 3, 2, 1])), probability(torch.tensor([1, 1, 2, 0]))
+    for target, fill in zip((None, *classes), ("noise", "mean", "blur"), strict=True):
+        together = run(model, batch, target, window=4, stride=3, fill=fill)
         for i, got in enumerate(together):
             one = target
             if target is not None:
                 reader = target.terms[0][1]
                 make = logit if "logit" in target.label() else probability
                 one = make(int(reader.index[i]))
-            (alone,) = run(model, batch[i : i + 1], one, window=4, stride=3, fill="noise")
+            (alone,) = run(model, batch[i : i + 1], one, window=4, stride=3, fill=fill)
             np.testing.assert_allclose(got.values, alone.values, rtol=1e-12, atol=1e-14)
             assert got.target.split("'")[0].strip() == alone.target.split("'")[0].strip()
             for name, panel in alone.panels.items():
