@@ -32,7 +32,8 @@ def near(mask: np.ndarray) -> np.ndarray:
     """The mask and every pixel that touches it."""
     padded = np.pad(mask, 1)
     height, width = mask.shape
-    return np.any([padded[r : r + height, c : c + width] for r, c in np.ndindex(3, 3)], axis=0)
+    touched: np.ndarray = np.any([padded[r : r + height, c : c + width] for r, c in np.ndindex(3, 3)], axis=0)
+    return touched
 
 
 def chi_square(rows: list[int], columns: list[int]) -> tuple[float, int]:
@@ -64,7 +65,8 @@ def visible_share(one: Scene, name: str) -> np.ndarray:
             for piece in one.composition.pieces
         )
         images.append(render(replace(one.composition, pieces=pieces), len(one.image)).image.astype(float))
-    return (images[1] - images[0]).mean(-1) / 255
+    share: np.ndarray = (images[1] - images[0]).mean(-1) / 255
+    return share
 
 
 def test_repainting_a_part_changes_exactly_the_pixels_of_its_mask(sample: list[Scene]) -> None:

@@ -26,7 +26,7 @@ def predict(name: str, pictures: list[np.ndarray]) -> np.ndarray:
     mean, std = (np.array(card["preprocess"][key], np.float32) for key in ("mean", "std"))
     batch = torch.from_numpy((np.stack(pictures).astype(np.float32) / 255 - mean) / std).permute(0, 3, 1, 2)
     with torch.no_grad():
-        return torch.cat([network(part).argmax(1) for part in batch.split(50)]).numpy()
+        return torch.cat([network(part).argmax(1) for part in torch.split(batch, 50)]).numpy()
 
 
 def cifar_test(folder: Path, card: dict[str, Any], step: int) -> tuple[list[np.ndarray], list[int]]:
