@@ -207,10 +207,11 @@ class _Op(nn.Module):
         raise AssertionError(self.kind)
 
 
-KINDS = (
-    "conv conv conv same transposed add skip cat max max avg adaptive pad resize resize crop flip roll shuffle unshuffle "
-    "manual_unshuffle channels nhwc split"
-).split()
+KINDS = [
+    *("conv", "conv", "conv", "same", "transposed", "add", "skip", "cat", "max", "max", "avg", "adaptive"),
+    *("pad", "resize", "resize", "crop", "flip", "roll", "shuffle", "unshuffle", "manual_unshuffle"),
+    *("channels", "nhwc", "split"),
+]
 
 
 def _support(net: nn.Module, x: Tensor, row: int, col: int, channel: int | None) -> Box | None:
@@ -220,7 +221,8 @@ def _support(net: nn.Module, x: Tensor, row: int, col: int, channel: int | None)
         out = net(x)
     unit = out[0, :, row, col].sum() if channel is None else out[0, channel, row, col]
     (gradient,) = torch.autograd.grad(unit, x, allow_unused=True)
-    rows, cols = (gradient[0] != 0).any(0).nonzero(as_tuple=True)
+    seen = (gradient[0].abs() > 1e-12 * gradient.abs().max()).any(0)  # not the dust of resizing
+    rows, cols = seen.nonzero(as_tuple=True)
     if len(rows) == 0:
         return None
     return Box(int(rows.min()), int(cols.min()), int(rows.max()), int(cols.max()))

@@ -13,6 +13,7 @@ from .axes import Dims, Kind, full, other
 from .errors import MethodRefusedError, UsageError
 from .reading import POSITIONS, Link, Reading
 from .reading_shapes import reading
+from .regions import Region, gather
 from .steps import Channels, Formula, Interval, Slide, Step, Unknown, Whole, ends, run, virtual
 from .trace import Node, Shape, Trace, Value
 
@@ -69,7 +70,7 @@ class Axis:
     def through(self, step: Step) -> Axis:
         """The axis after an operator that reads this one by `step`."""
         if isinstance(step, Whole):
-            return Axis(self.jump, whole=step.reason)
+            return self if self.whole else Axis(self.jump, whole=step.reason)
         if self.whole or self.unknown:
             return self if isinstance(step, Unknown) else replace(self, jump=self.jump * step.scale)
         if isinstance(step, Unknown):
@@ -109,55 +110,6 @@ class Place:
     def length(self, kind: Kind) -> int:
         """How many rows, columns or channels there are."""
         return next((a.length for d in self.dims for a in d.atoms if a.kind is kind), 1)
-
-
-@dataclass
-class _Region:
-    """Pixels asked for at one value: an interval as if there were no ends, and the set that is really there."""
-
-    virtual: dict[Kind, Interval]
-    inside: dict[Kind, int]
-    channels: Channels
-
-    @property
-    def seen(self) -> bool:
-        """Whether anything is really there; rows without columns are nothing."""
-        return all(self.inside.values())
-
-    def holds(self, region: _Region) -> bool:
-        """Whether the other region is part of this one."""
-        if self.channels is not None and (region.channels is None or not region.channels <= self.channels):
-            return False
-        for kind in POSITIONS:
-            (a, b), (c, d) = self.virtual[kind], region.virtual[kind]
-            if c < a or d > b or region.inside[kind] & ~self.inside[kind]:
-                return False
-        return True
-
-    def hull(self, region: _Region) -> _Region:
-        """The smallest region that holds both."""
-        grown: dict[Kind, Interval] = {}
-        for kind in POSITIONS:
-            (a, b), (c, d) = self.virtual[kind], region.virtual[kind]
-            grown[kind] = (min(a, c), max(b, d))
-        inside = self.inside if self.seen else region.inside
-        if self.seen and region.seen:
-            inside = {kind: self.inside[kind] | region.inside[kind] for kind in POSITIONS}
-        either = None
-        if self.channels is not None and region.channels is not None:
-            either = self.channels | region.channels
-        return _Region(grown, inside, either)
-
-
-_APART = 8  # regions of one value of which none holds the other are kept apart up to this number, then joined
-
-
-def _gather(regions: list[_Region], new: _Region) -> list[_Region]:
-    """The regions with one more: what another holds is dropped, so that a hull is taken as late as can be."""
-    if any(region.holds(new) for region in regions):
-        return regions
-    kept = [region for region in regions if not new.holds(region)]
-    return [*kept, new] if len(kept) < _APART else [*kept[1:], kept[0].hull(new)]
 
 
 class Geometry:
@@ -212,7 +164,7 @@ class Geometry:
     ) -> ReceptiveField:
         """The field of a box of units, walked back to the picture over every path."""
         start = {Kind.ROW: rows, Kind.COLUMN: columns}
-        first = _Region(start, {kind: run(i) for kind, i in start.items()}, channels)
+        first = Region(start, {kind: run(i) for kind, i in start.items()}, channels)
         pending = {value: [first]}
         whole: dict[Kind, str] = {}
         unknown: dict[Kind, str] = {}
@@ -220,7 +172,7 @@ class Geometry:
             here = max(pending)
             regions = pending.pop(here)
             if here.node == 0:
-                return self._answer(reduce(_Region.hull, regions), whole, unknown)
+                return self._answer(reduce(Region.hull, regions), whole, unknown)
             node = self.trace.nodes[here.node]
             if not node.parents:
                 unknown |= dict.fromkeys(POSITIONS, f"a tensor was made by {node.name}")
@@ -230,19 +182,19 @@ class Geometry:
                     wanted = link.channels(region.channels)
                     if wanted is not None and not wanted:
                         continue
-                    back = _Region({}, {}, wanted)
+                    back = Region({}, {}, wanted)
                     for kind in POSITIONS:
                         self._back(link.step(kind), kind, region, source, back, whole, unknown)
-                    pending[source] = _gather(pending.get(source, []), back)
+                    pending[source] = gather(pending.get(source, []), back)
         return self._answer(None, whole, unknown)
 
     def _back(
         self,
         step: Step,
         kind: Kind,
-        region: _Region,
+        region: Region,
         source: Value,
-        back: _Region,
+        back: Region,
         whole: dict[Kind, str],
         unknown: dict[Kind, str],
     ) -> None:
@@ -258,7 +210,7 @@ class Geometry:
         back.virtual[kind], back.inside[kind] = (0, length - 1), (1 << length) - 1
 
     def _answer(
-        self, region: _Region | None, whole: Mapping[Kind, str], unknown: Mapping[Kind, str]
+        self, region: Region | None, whole: Mapping[Kind, str], unknown: Mapping[Kind, str]
     ) -> ReceptiveField:
         for kind in POSITIONS:
             if kind in unknown and kind not in whole:
@@ -273,7 +225,7 @@ class Geometry:
         if region is None:
             if len(whole) < 2:
                 raise UsageError("a unit that depends on no pixel", "a unit computed from the picture")
-            region = _Region(dict(every), {kind: run(i) for kind, i in every.items()}, None)
+            region = Region(dict(every), {kind: run(i) for kind, i in every.items()}, None)
         (top, bottom), (left, right) = (every[k] if k in whole else region.virtual[k] for k in POSITIONS)
         unclipped, clipped = Box(top, left, bottom, right), None
         if region.seen:

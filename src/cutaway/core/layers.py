@@ -146,7 +146,7 @@ class LayerTable(Sequence[Layer]):
         return suggest(self.trace, self._spatial())
 
     def last_map(self) -> str:
-        """The last layer with rows and columns before the scores, pooled or not.
+        """The last layer with positions that the scores still read; pooled layers and class maps count.
 
         Raises MethodRefusedError when no layer keeps positions.
         """
@@ -182,7 +182,7 @@ def as_map(tensor: Tensor, row: Layer) -> Tensor:
                 "a picture of the size the layer table was made for",
             )
         grid = tensor[:, row.prefix : row.prefix + height * width]
-        return grid.transpose(1, 2).unflatten(2, row.grid)
+        return grid.transpose(1, 2).reshape(len(grid), -1, height, width)
     return tensor
 
 

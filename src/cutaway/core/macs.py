@@ -28,7 +28,7 @@ def multiply_accumulates(
     >>> multiply_accumulates("conv2d", Family.CONV, ((1, 3, 9, 9),), conv, ((1, 8, 5, 5),))
     15000
     """
-    weight = getattr(arguments.get("weight"), "shape", ())
+    weight: Shape = getattr(arguments.get("weight"), "shape", ())
     if name == "bilinear" or not inputs or not outputs:
         return 0
     if family is Family.CONV:

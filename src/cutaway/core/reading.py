@@ -107,12 +107,17 @@ REDUCTIONS = {
 }
 
 
+def everywhere(ins: Inputs, link: Link) -> tuple[Link | None, ...]:
+    """The same link for every input that depends on the picture."""
+    return tuple(None if dims is None else link for dims in ins)
+
+
 def same(node: Node, ins: Inputs, link: Link | None = None, dims: Dims | None = None) -> list[Reading]:
     """Every output has the dimensions of the first input and reads it by `link`."""
     link = link or Link()
     first = dims if dims is not None else next(d for d in ins if d is not None)
     return [
-        Reading(first if sizes(first) == shape else view(first, shape), tuple(d and link for d in ins))
+        Reading(first if sizes(first) == shape else view(first, shape), everywhere(ins, link))
         for shape in node.shapes
     ]
 
@@ -121,7 +126,7 @@ def refused(node: Node, ins: Inputs, why: str = "") -> list[Reading]:
     """An operator that is not understood."""
     reason = why or f"the operator {node.name}{_place(node)} is not understood"
     link = Link({kind: Unknown(reason) for kind in POSITIONS}, everything)
-    return [Reading(tuple(other(n) for n in shape), tuple(link for _ in ins)) for shape in node.shapes]
+    return [Reading(tuple(other(n) for n in shape), everywhere(ins, link)) for shape in node.shapes]
 
 
 def mixes(node: Node, positions: Iterable[Kind], what: str) -> dict[Kind, Step]:
@@ -270,7 +275,9 @@ def padding(node: Node, ins: Inputs) -> list[Reading]:
     dims, a = ins[0], node.arguments
     if dims is None:
         return refused(node, ins)
-    out, steps, channels = list(dims), {}, unchanged
+    out = list(dims)
+    steps: dict[Kind, Step] = {}
+    channels: Reader = unchanged
     pairs = list(zip(a["pad"][::2], a["pad"][1::2], strict=True))
     for back, (left, right) in enumerate(pairs, start=1):
         i = len(dims) - back

@@ -1,4 +1,4 @@
-"""How matrix products, attention, reshapes and slices read their inputs; the table of all readers."""
+"""How concatenations, slices and reshapes read their inputs; the table of all readers."""
 
 from __future__ import annotations
 
@@ -22,89 +22,22 @@ from .reading import (
     Reading,
     convolution,
     elementwise,
-    mixes,
+    everywhere,
     normalisation,
     padding,
     pooling,
     reduction,
     refused,
     resizing,
-    same,
     sizes,
 )
-from .steps import Formula, Slide, Step, Unknown, Whole, everything, gathered, part, placed, unchanged
+from .reading_mixing import attention, einstein, linear, matrix_product
+from .steps import Formula, Slide, Step, Unknown, everything, gathered, part, placed, unchanged
 from .trace import Node, Stub
 
 # Spellings of reshapes that belong to no operator family.
 _SHAPES = {"T", "mT", "H", "mH", "reshape_as", "ravel", "squeeze_", "unsqueeze_", "flatten_"}
 _PRIMES = (2, 3, 5, 7, 11, 13, 17, 19)
-
-
-def linear(node: Node, ins: Inputs) -> list[Reading]:
-    """A linear layer over the last dimension; whole when that dimension holds positions."""
-    dims = ins[0]
-    if dims is None:
-        return refused(node, ins)
-    link = Link(mixes(node, dims[-1].positions, "mixes all positions"), everything)
-    out = (*dims[:-1], full(Kind.CHANNEL, node.shapes[0][-1]))
-    return [Reading(out, (link,))]
-
-
-def matrix_product(node: Node, ins: Inputs) -> list[Reading]:
-    """A matrix product: rows come from the left, columns from the right, the rest is summed over."""
-    shape = node.shapes[0]
-    left, right = ins[-2], ins[-1]
-    found: set[Kind] = set()
-    if left is not None:
-        found |= left[-1].positions
-    if right is not None and len(right) > 1:
-        found |= right[-2].positions
-    if left is not None and right is not None and len(right) > 1:
-        found |= left[-2].positions & right[-1].positions  # every entry is a pair of positions
-    out = [other(n) for n in shape]
-    source = left if left is not None else right
-    for i in range(len(shape) - 2):
-        if source is not None and len(source) == len(shape) and source[i].size == shape[i]:
-            out[i] = source[i]
-    if left is not None and len(left) > 1 and len(shape) > 1:
-        out[-2] = left[-2]
-    if right is not None:
-        out[-1] = right[-1]
-    elif left is not None:
-        out[-1] = full(Kind.CHANNEL, shape[-1])
-    link = Link(mixes(node, found, "mixes positions"), everything)
-    return [Reading(tuple(out), tuple(d and link for d in ins))]
-
-
-def einstein(node: Node, ins: Inputs) -> list[Reading]:
-    """`einsum` with letters alone: what is summed over or paired is mixed."""
-    terms = str(node.arguments["args"][0]).replace(" ", "").split("->")
-    if len(terms) != 2 or "." in terms[0]:
-        return refused(node, ins)
-    parts = [
-        (letters, dims) for letters, dims in zip(terms[0].split(","), ins, strict=True) if dims is not None
-    ]
-    meaning = {letter: dim for letters, dims in parts for letter, dim in zip(letters, dims, strict=True)}
-    placed_at = [letter for letter in terms[1] if letter in meaning and meaning[letter].positions]
-    found = {k for letter, dim in meaning.items() if letter not in terms[1] for k in dim.positions}
-    for i, letter in enumerate(placed_at):
-        for second in placed_at[i + 1 :]:
-            found |= meaning[letter].positions & meaning[second].positions
-    out = tuple(meaning.get(c) or other(n) for c, n in zip(terms[1], node.shapes[0], strict=True))
-    link = Link(mixes(node, found, "mixes positions"), everything)
-    return [Reading(out, tuple(d and link for d in ins))]
-
-
-def attention(node: Node, ins: Inputs) -> list[Reading]:
-    """Attention: every position looks at every other; places are those of the query."""
-    query = ins[0]
-    if query is None:
-        return refused(node, ins)
-    link = Link(mixes(node, POSITIONS, "lets every position look at every other"), everything)
-    last = ins[2][-1] if len(ins) > 2 and ins[2] is not None else query[-1]
-    first = (*query[:-1], last if last.size == node.shapes[0][-1] else full(Kind.CHANNEL, node.shapes[0][-1]))
-    rest = [tuple(other(n) for n in shape) for shape in node.shapes[1:]]
-    return [Reading(dims, tuple(d and link for d in ins)) for dims in (first, *rest)]
 
 
 def concatenation(node: Node, ins: Inputs) -> list[Reading]:
@@ -122,7 +55,7 @@ def concatenation(node: Node, ins: Inputs) -> list[Reading]:
     if holding:
         i = holding[0]
         dim = ins[i][axis]  # type: ignore[index]
-        if len(holding) == 1 and all(d is None or j == i for j, d in enumerate(ins)):
+        if len(holding) == 1:  # what stands beside the positions are class tokens
             out[axis] = Dim(dim.atoms, dim.before + sum(lengths[:i]), dim.after + sum(lengths[i + 1 :]))
         else:
             out[axis] = other(shape[axis])
@@ -132,14 +65,15 @@ def concatenation(node: Node, ins: Inputs) -> list[Reading]:
         readers = [placed(sum(lengths[:i]), n) for i, n in enumerate(lengths)]
     else:
         out[axis] = other(shape[axis])
-    return [Reading(tuple(out), tuple(d and Link(steps, r) for d, r in zip(ins, readers, strict=True)))]
+    links = tuple(None if d is None else Link(steps, r) for d, r in zip(ins, readers, strict=True))
+    return [Reading(tuple(out), links)]
 
 
 def _stacked(node: Node, ins: Inputs) -> list[Reading]:
     axis = int(node.arguments.get("dim", 0)) % len(node.shapes[0])
     out = list(next(d for d in ins if d is not None))
     out.insert(axis, other(node.shapes[0][axis]))
-    return [Reading(tuple(out), tuple(d and Link() for d in ins))]
+    return [Reading(tuple(out), everywhere(ins, Link()))]
 
 
 def slicing(node: Node, ins: Inputs) -> list[Reading]:
@@ -413,6 +347,3 @@ def reading(node: Node, ins: Inputs) -> list[Reading]:
     if node.name == "einsum" and node.arguments["args"] and isinstance(node.arguments["args"][0], str):
         return einstein(node, ins)
     return refused(node, ins)
-
-
-__all__ = ["Whole", "reading", "same"]

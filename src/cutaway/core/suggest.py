@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from enum import IntEnum
 
 from .errors import MethodRefusedError
@@ -15,6 +15,7 @@ from .trace import Node, Trace, Value
 _POOLS = (Family.MAX_POOL, Family.AVG_POOL)
 _SAME_TENSOR = (Family.SHAPE, Family.IDENTITY)
 _POINTWISE = (Family.RELU, Family.ACTIVATION, Family.BATCH_NORM, Family.NORM, *_SAME_TENSOR)
+_AFTER_SCORES = (Family.RELU, Family.ACTIVATION, Family.GATE, Family.SOFTMAX, Family.RESIZE, *_SAME_TENSOR)
 _WEIGHTED = (Family.CONV, Family.TRANSPOSED_CONV, Family.LINEAR, Family.MATMUL, Family.ATTENTION)
 _INTO_ATTENTION = (Family.SHAPE, Family.SLICE, Family.IDENTITY, Family.MUL, Family.NORM)
 
@@ -40,7 +41,7 @@ def suggest(trace: Trace, grids: Mapping[str, tuple[int, int]]) -> tuple[str, st
     good: dict[str, Value] = {}
     for name in grids:
         value = trace.value(name)
-        if reach.get(value, Reach.NOTHING) is not Reach.ALL or value not in weighted:
+        if reach.get(value, Reach.NOTHING) is not Reach.ALL or _scores(trace, value, weighted):
             continue
         if _pooled(trace, value) or _projects(trace, value):
             continue
@@ -70,11 +71,20 @@ def _deepest(trace: Trace, layers: Mapping[str, Value]) -> str:
     return min((n for n in layers if origin[n] == deepest), key=lambda n: n.count("."))
 
 
-def _origin(trace: Trace, value: Value, through: Iterable[Family]) -> Value:
+def _origin(trace: Trace, value: Value, through: tuple[Family, ...]) -> Value:
     """Back through operators of these families with one input."""
     while (node := trace.nodes[value.node]).family in through and len(node.parents) == 1:
         value = node.parents[0]
     return value
+
+
+def _scores(trace: Trace, value: Value, weighted: set[Value]) -> bool:
+    """Whether it is a map of scores: made by a convolution, with nothing weighted between it and the output.
+
+    Behind a normalisation or an addition it is a map of features of a network without a classifier.
+    """
+    maker = trace.nodes[_origin(trace, value, _AFTER_SCORES).node].family
+    return value not in weighted and maker in (Family.CONV, Family.LINEAR)
 
 
 def _pooled(trace: Trace, value: Value) -> bool:
@@ -157,7 +167,8 @@ def _follows(trace: Trace, where: Geometry, value: Value) -> str:
             if node.family in (Family.AVG_POOL, Family.REDUCE):
                 return ", before average pooling"
             if node.family in (Family.ATTENTION, Family.MATMUL):
-                return "; after its attention only the class token is read"
+                kept = any(d.positions for d in where.places[Value(index)].dims)
+                return f"; after its attention {'only the class token is' if kept else 'no position is'} read"
             if node.family is Family.CONV:
                 return ", before the map of class scores"
             if node.family is Family.LINEAR and where.places[Value(index)].rows.whole:
