@@ -53,6 +53,15 @@ _CAPITALS = {"cam": "CAM", "lrp": "LRP", "lime": "LIME", "shap": "SHAP", "rise":
 }
 
 
+_USUAL = (
+    ("grad CAM", "Grad-CAM"),
+    ("Grad CAM", "Grad-CAM"),
+    ("Layer CAM", "LayerCAM"),
+    (" plus plus", "++"),
+    ("T SNE", "t-SNE"),
+)
+
+
 @cache
 def font(size: int) -> Font:
     """Pillow's built-in font at a size in pixels."""
@@ -78,13 +87,15 @@ def plain(text: str) -> str:
 def method_title(name: str) -> str:
     """A method's name for people, where no catalogue gives its title.
 
-    >>> method_title("guided_grad_cam"), method_title("integrated_gradients")
-    ('Guided Grad-CAM', 'Integrated gradients')
+    >>> method_title("grad_cam_plus_plus"), method_title("integrated_gradients")
+    ('Grad-CAM++', 'Integrated gradients')
     """
     words = [_CAPITALS.get(w, w) for w in name.split("_")]
     words[0] = words[0][:1].upper() + words[0][1:]
     text = " ".join(words)
-    return text.replace("grad CAM", "Grad-CAM").replace("Grad CAM", "Grad-CAM").replace("T SNE", "t-SNE")
+    for spelled, usual in _USUAL:
+        text = text.replace(spelled, usual)
+    return text
 
 
 def wrap(text: str, size: int, width: float, lines: int = 0) -> list[str]:
