@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+torch.set_num_threads(1)  # small networks: more threads only get in each other's way
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
