@@ -57,20 +57,29 @@ class Chain(Spelled):
         return out
 
 
+class Block(Spelled):
+    """Two convolutions with batch norm and a residual add (ResNet's basic block)."""
+
+    def __init__(self, spelling: str = "module") -> None:
+        super().__init__(spelling)
+        self.conv1, self.norm1 = nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.conv2, self.norm2 = nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+
+    def forward(self, h: Tensor) -> Tensor:
+        g = self.relu(self.norm1(self.conv1(h)), 1)
+        return self.relu(self.norm2(self.conv2(g)) + h, 2)
+
+
 class Residual(Spelled):
-    """Batch norm, residual adds, mean pooling and one linear layer (ResNet)."""
+    """Batch norm, a residual block, mean pooling and one linear layer (ResNet)."""
 
     def __init__(self, spelling: str = "module") -> None:
         super().__init__(spelling)
         self.stem, self.norm0 = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
-        self.conv1, self.norm1 = nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
-        self.conv2, self.norm2 = nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
-        self.fc = nn.Linear(8, 5)
+        self.block, self.fc = Block(spelling), nn.Linear(8, 5)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.pool(self.relu(self.norm0(self.stem(x)), 0), 0)
-        g = self.relu(self.norm1(self.conv1(h)), 1)
-        h = self.relu(self.norm2(self.conv2(g)) + h, 2)
+        h = self.block(self.pool(self.relu(self.norm0(self.stem(x)), 0), 0))
         out: Tensor = self.fc(h.mean((2, 3)))
         return out
 
