@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -396,3 +397,21 @@ def test_a_real_network_on_a_real_photograph(data_folder: Path, tmp_path: Path) 
     np.testing.assert_allclose(found, gradient[0].numpy(), atol=1e-3 * float(gradient.abs().max()))
     assert set(maps) == {f"0/{photo.stem}/backprop", f"0/{photo.stem}/grad_cam"}
     assert "n02123045_tabby.jpg" in (tmp_path / "out.html").read_text()
+
+
+def test_the_demo_writes_one_report_and_says_the_truth(tmp_path: Path) -> None:
+    """The report, and a summary whose shares are those of the maps: nobody may have 100 % or nothing."""
+    done = command("demo", "-o", "r.html", cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    scenes, photographs = done.stdout.splitlines()
+    assert int(scenes.split()[1]) >= 3  # of 4, by a network whose card says far more than 90 %
+    shares = [int(s) for s in re.findall(r"(\d+) %", scenes)]
+    assert shares[-1] < max(shares[:-1]) <= 100  # the best map does better than evidence spread evenly
+    assert "chelsea -> cat" in photographs
+    assert [p.name for p in tmp_path.iterdir()] == ["r.html"]
+    assert str(tmp_path / "r.html") in done.stderr
+
+
+def test_the_demo_checks_its_output_first(run: Run, place: Path) -> None:
+    assert run("demo", "-o", "missing/r.html").code == 3
+    assert run("demo", "-o", "r.png").code == 2

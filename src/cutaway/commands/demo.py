@@ -59,11 +59,14 @@ def _explain(pictures: Mapping[str, Sequence[Photo]]) -> list[Explained]:
     On scenes they are asked about the class that is drawn, for which the evidence is known, and on photographs
     about whatever the network says.
     """
+    import torch
+
     from cutaway.zoo import load
 
     from .asked import Question, asks
     from .bench import Explained, explain_picture
 
+    torch.set_num_threads(1)  # networks this small lose more to threads waiting for each other than they gain
     todo = [(spec, photo) for spec, photos in pictures.items() for photo in photos]
     models = {spec: load(spec, device="cpu") for spec, photos in pictures.items() if photos}
     asked, explained = asks([], []), []
