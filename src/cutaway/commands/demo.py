@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 WORLD, SCENES = 2026, 4
 """The scenes shown are the first of a world that the bundled network was neither trained nor tested on."""
 
+SETTINGS = ("occlusion.fill=blur",)
+"""A grey square is news to a network that never saw one; what is blurred away is only gone."""
+
 PHOTOGRAPHS = {
     "chelsea.png": "chelsea, a cat",
     "motorcycle_left.png": "motorcycle, none of the ten classes",
@@ -69,7 +72,7 @@ def _explain(pictures: Mapping[str, Sequence[Photo]]) -> list[Explained]:
     torch.set_num_threads(1)  # networks this small lose more to threads waiting for each other than they gain
     todo = [(spec, photo) for spec, photos in pictures.items() for photo in photos]
     models = {spec: load(spec, device="cpu") for spec, photos in pictures.items() if photos}
-    asked, explained = asks([], []), []
+    asked, explained = asks([], SETTINGS), []
     with bar(len(todo)) as show:
         for number, (spec, photo) in enumerate(todo):
             explained.append(Explained(number, photo.name))
