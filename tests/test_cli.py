@@ -215,6 +215,10 @@ def test_an_unreadable_picture_stops_no_other(run: Run, place: Path) -> None:
     assert [*arrays(place / "maps.npz")] == ["0/a/backprop", "3/b/backprop"]
 
 
+def test_an_error_outweighs_a_refusal_that_came_before(run: Run, place: Path) -> None:
+    assert explain(run, "a.png", "broken.png", methods="grad_cam").code == 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
