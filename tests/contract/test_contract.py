@@ -95,7 +95,8 @@ def same(before: dict[str, Any], after: dict[str, Any]) -> None:
     assert torch.equal(before["random"], after["random"])
     assert (before["numpy"] == after["numpy"]).all()
     for a, b in zip(before["grads"], after["grads"], strict=True):
-        assert (a is None) == (b is None) and (a is None or torch.equal(a, b))
+        assert (a is None) == (b is None)
+        assert (a is None or torch.equal(a, b))
     for key, value in before["values"].items():
         assert torch.equal(value, after["values"][key])
 
@@ -104,7 +105,7 @@ def same(before: dict[str, Any], after: dict[str, Any]) -> None:
 def test_nothing_is_touched_by_success_or_refusal(method: str, architecture: str) -> None:
     net = build(architecture)
     net.train()
-    list(net.children())[0].eval()
+    next(iter(net.children())).eval()
     parameters = list(net.parameters())
     parameters[0].requires_grad_(False)
     parameters[1].grad = torch.ones_like(parameters[1])
@@ -115,7 +116,9 @@ def test_nothing_is_touched_by_success_or_refusal(method: str, architecture: str
     except MethodRefusedError:
         assert (method, architecture) in REFUSED
     same(before, state(net))
-    assert torch.equal(x, kept) and not x.requires_grad and x.grad is None
+    assert torch.equal(x, kept)
+    assert not x.requires_grad
+    assert x.grad is None
 
 
 class Fails(nn.Module):
@@ -157,6 +160,22 @@ def test_all_spellings_give_one_answer(method: str, architecture: str) -> None:
         net = build(architecture, spelling)
         got = run(model_of(net), method, x)[0].values
         np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-12 * np.abs(want).max(), err_msg=spelling)
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_between_two_steps_everything_is_the_callers(method: str) -> None:
+    net = build("residual").train()
+    model = model_of(net)
+    _ = model.layers.suggest()
+    before, grad = state(net), torch.is_grad_enabled()
+    steps = explain(model, METHODS[method], pictures(2), 2, OPTIONS.get(method))
+    count = 0
+    for _ in steps:
+        count += 1
+        same(before, state(net))
+        assert torch.is_grad_enabled() == grad
+        assert torch.relu(torch.ones(1, requires_grad=True)).grad_fn.name().startswith("Relu")  # type: ignore[union-attr]
+    assert count >= 1
 
 
 def outside(parameter: Any) -> list[Any]:

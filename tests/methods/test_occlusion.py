@@ -14,7 +14,6 @@ from cutaway.core.preprocess import Preprocess
 from cutaway.core.progress import Progress, finish
 from cutaway.core.run import explain
 from cutaway.core.target import channel, custom, logit, predicted, probability, unit
-from cutaway.methods.perturbation.alone import alone
 from cutaway.methods.perturbation.grid import lay
 
 H, W = 14, 11
@@ -296,7 +295,7 @@ def test_a_map_of_scores_has_no_class_panels(x) -> None:
 
 def test_an_undecided_class_is_refused() -> None:
     with pytest.raises(UsageError, match="not decided"):
-        alone(predicted(), 0)
+        predicted().alone(0)
 
 
 def test_no_projection_is_said_and_the_rest_stays(x) -> None:

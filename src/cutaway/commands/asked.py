@@ -11,7 +11,8 @@ import torch
 from cutaway.core.errors import UsageError, unknown
 from cutaway.core.method import IMAGE, LAYER, TARGET, Method
 from cutaway.core.model import VisionModel
-from cutaway.core.target import Predicted, Target, as_target, parse_unit
+from cutaway.core.readers import Predicted
+from cutaway.core.target import Target, as_target, parse_unit
 from cutaway.methods import METHODS, get
 
 BENCH = ("saliency", "guided_backprop", "grad_cam", "occlusion")

@@ -140,21 +140,21 @@ class VisionModel:
         return self._tables[height, width]
 
     @contextmanager
-    def guard(self, seed: int | None = None) -> Iterator[None]:
-        """Evaluation mode, frozen parameters and the caller's random state, all put back on every way out."""
+    def guard(self) -> Iterator[None]:
+        """Evaluation mode and frozen parameters, all put back on every way out."""
         modes = [(m, m.training) for m in self.network.modules()]
         frozen = [p for p in self.network.parameters() if p.requires_grad]
-        devices = [self.device.index or 0] if self.device.type == "cuda" else []
-        with ExitStack() as stack:
-            if seed is not None:
-                stack.enter_context(torch.random.fork_rng(devices=devices))
-                torch.manual_seed(seed)
-            stack.callback(_restore, modes, frozen)
-            if any(t for _, t in modes):
+        try:
+            if any(training for _, training in modes):
                 self.network.eval()
             for p in frozen:
                 p.requires_grad_(False)
             yield
+        finally:
+            for module, training in modes:
+                module.training = training
+            for p in frozen:
+                p.requires_grad_(True)
 
     @property
     def fingerprint(self) -> str:
@@ -238,13 +238,6 @@ class VisionModel:
             "the size and channels it was built for",
             'preprocess={"resize": 256, "crop": 224}, or another picture',
         )
-
-
-def _restore(modes: list[tuple[nn.Module, bool]], frozen: list[nn.Parameter]) -> None:
-    for module, training in modes:
-        module.training = training
-    for parameter in frozen:
-        parameter.requires_grad_(True)
 
 
 def _scores(out: Any) -> Tensor:

@@ -94,8 +94,9 @@ class backward_rules(TorchFunctionMode):  # noqa: N801 - read as a verb: with ba
     rules : a `Rule` per `Family`, or a function from `Call` to a `Rule` or None.
     network : tells rules which layer owns a weight (`Call.owner`).
 
-    `placed` lists the calls that obey a rule, in order; `families` what was met on the way. `bypasses` names operators that bring back into the
-    computation what was derived from activations without a gradient (`h * (h > 0)`).
+    `placed` lists the calls that obey a rule, in order; `families` what was met on the way. `bypasses` names
+    operators that bring back into the computation what was derived from activations without a gradient
+    (`h * (h > 0)`).
 
     >>> x = torch.tensor([-1.0, 2.0], requires_grad=True)
     >>> with backward_rules({Family.RELU: lambda call, signal: (signal * 10,)}):

@@ -17,8 +17,9 @@ from .image import Photo, read
 from .method import IMAGE, TARGET, Method, Raw
 from .model import VisionModel
 from .progress import Progress, Steps
+from .readers import Predicted
 from .result import Attribution, Panel, Provenance, Result
-from .target import Predicted, Target, as_target, score
+from .target import Target, as_target, score
 
 
 def explain(
@@ -42,21 +43,7 @@ def explain(
         raise InputError(f"{photo.name} holds NaN or infinity", "finite pixels in [0, 1]", "another picture")
     goal = as_target(target).resolve(model)
     start = time.perf_counter()
-    with model.guard(seed), torch.enable_grad():
-        arguments: list[Any] = [model]
-        if IMAGE in method.needs:
-            arguments.append(x)
-        if TARGET in method.needs:
-            if not method.single_pass:
-                goal = settle(model, x, goal)
-            arguments.append(goal)
-        raw: Raw
-        if inspect.isgeneratorfunction(method.function):
-            raw = yield from method.function(*arguments, **chosen)
-        else:
-            yield Progress(0, 1, note=method.title)
-            raw = method.function(*arguments, **chosen)
-        model.check_finite(raw.values.detach(), x)
+    raw = yield from _apart(model, _work(model, method, x, goal, chosen), seed)
     seconds = time.perf_counter() - start
     provenance = Provenance(
         model=model.name,
@@ -71,6 +58,46 @@ def explain(
     )
     notes = (*photo.notices, *_chosen_target(target, goal, model), *raw.notes)
     return [_result(method, raw, i, x, goal, chosen, notes, provenance) for i in range(len(raw.values))]
+
+
+def _work(
+    model: VisionModel, method: Method, x: Tensor, goal: Target, options: Mapping[str, Any]
+) -> Steps[Raw]:
+    """The method itself, from its first step to finite raw values."""
+    arguments: list[Any] = [model]
+    if IMAGE in method.needs:
+        arguments.append(x)
+    if TARGET in method.needs:
+        arguments.append(goal if method.single_pass else settle(model, x, goal))
+    raw: Raw
+    if inspect.isgeneratorfunction(method.function):
+        raw = yield from method.function(*arguments, **options)
+    else:
+        raw = method.function(*arguments, **options)
+        yield Progress(1, 1, note=method.title)
+    model.check_finite(raw.values.detach(), x)
+    return raw
+
+
+def _apart(model: VisionModel, work: Steps[Raw], seed: int) -> Steps[Raw]:
+    """Advance the work with the model guarded and random numbers of its own; between steps all is the caller's."""
+    cuda = [model.device.index or 0] if model.device.type == "cuda" else []
+    kept: tuple[Tensor, list[Tensor]] | None = None
+    while True:
+        with model.guard(), torch.enable_grad(), torch.random.fork_rng(devices=cuda):
+            if kept is None:
+                torch.manual_seed(seed)
+            else:
+                torch.set_rng_state(kept[0])
+                for device, state in zip(cuda, kept[1], strict=True):
+                    torch.cuda.set_rng_state(state, device)
+            try:
+                step = next(work)
+            except StopIteration as end:
+                raw: Raw = end.value
+                return raw
+            kept = torch.get_rng_state(), [torch.cuda.get_rng_state(device) for device in cuda]
+        yield step
 
 
 def settle(model: VisionModel, x: Tensor, target: Target) -> Target:

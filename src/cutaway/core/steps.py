@@ -161,7 +161,7 @@ def resized(length: int, target: int, mode: str, corners: bool, factor: float | 
         floor = math.floor(at)
         return (floor,) if at == floor else range(floor + reach[0], floor + reach[1] + 1)
 
-    return Formula(taps, ratio, lambda o: [min(max(i, 0), length - 1) for i in taps(o)])
+    return Formula(taps, ratio)
 
 
 def padded(length: int, left: int, mode: str) -> Step:

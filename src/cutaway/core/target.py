@@ -8,235 +8,19 @@ logit 243 - logit 281
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from .errors import MethodRefusedError, UnknownNameError, UsageError, unknown
+from .errors import MethodRefusedError, UsageError
+from .readers import Channel, Custom, Direction, Logit, Predicted, Probability, Reader, Token, Unit
 from .tap import Tap
 
 if TYPE_CHECKING:
     from .model import VisionModel
-
-
-class Reader(ABC):
-    """Reads one number per picture from the network's output (`layer` None) or from a layer's activation."""
-
-    layer: str | None
-
-    def resolve(self, model: VisionModel) -> Reader:
-        """The same reader with names looked up and ranges checked against the model."""
-        return self
-
-    @abstractmethod
-    def read(self, values: Tensor) -> Tensor:
-        """(N, ...) to (N,)."""
-
-    @abstractmethod
-    def label(self, sample: int = 0) -> str:
-        """What a person reads."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Class(Reader):
-    layer = None
-    index: int | str | Tensor
-    name: str = ""
-
-    def resolve(self, model: VisionModel) -> Reader:
-        if isinstance(self.index, str):
-            k = class_index(self.index, model.classes)
-        elif isinstance(self.index, Tensor):
-            return self
-        else:
-            k = self.index
-        if model.classes and not 0 <= k < len(model.classes):
-            raise UnknownNameError(
-                f"class {k} is out of range", f"0 to {len(model.classes) - 1}", f"{len(model.classes) - 1}"
-            )
-        return replace(self, index=k, name=model.classes[k] if model.classes else "")
-
-    def pick(self, values: Tensor) -> Tensor:
-        index = self.index
-        if isinstance(index, str):
-            raise UsageError(f"class {index!r} was not looked up", "a target resolved against a model", "")
-        scores = values.flatten(2).sum(2) if values.ndim > 2 else values
-        if isinstance(index, Tensor):
-            if index.shape != (len(values),):
-                raise UsageError(
-                    f"{tuple(index.shape)} class numbers for {len(values)} pictures",
-                    "one class per picture",
-                    "",
-                )
-            return scores.gather(1, index.to(values.device)[:, None])[:, 0]
-        if not -1 < index < scores.shape[1]:
-            raise UnknownNameError(f"class {index} is out of range", f"0 to {scores.shape[1] - 1}", "")
-        return scores[:, index]
-
-    def text(self, sample: int = 0) -> str:
-        if isinstance(self.index, Tensor):
-            return str(int(self.index[min(sample, len(self.index) - 1)]))
-        return f"{self.index} {self.name!r}" if self.name else str(self.index)
-
-
-@dataclass(frozen=True, eq=False)
-class Logit(_Class):
-    """The score before softmax; on a map of scores (N, K, H, W) its sum over positions."""
-
-    def read(self, values: Tensor) -> Tensor:
-        return self.pick(values)
-
-    def label(self, sample: int = 0) -> str:
-        return f"logit {self.text(sample)}"
-
-
-@dataclass(frozen=True, eq=False)
-class Probability(_Class):
-    """The softmax probability; its gradient vanishes where the network is certain."""
-
-    def read(self, values: Tensor) -> Tensor:
-        return self.pick(values.softmax(1))
-
-    def label(self, sample: int = 0) -> str:
-        return f"probability {self.text(sample)}"
-
-
-@dataclass(frozen=True, eq=False)
-class Predicted(Reader):
-    """The logit of the class that is most probable on the first picture it reads, fixed from then on."""
-
-    layer = None
-    names: tuple[str, ...] = ()
-    found: list[Tensor] = field(default_factory=list)
-
-    def resolve(self, model: VisionModel) -> Reader:
-        return replace(self, names=model.classes)
-
-    def read(self, values: Tensor) -> Tensor:
-        scores = values.flatten(2).sum(2) if values.ndim > 2 else values
-        if not self.found:
-            self.found.append(scores.detach().argmax(1))
-        return scores.gather(1, self.found[0][:, None])[:, 0]
-
-    def label(self, sample: int = 0) -> str:
-        if not self.found:
-            return "predicted class"
-        k = int(self.found[0][sample])
-        return f"logit {k} {self.names[k]!r}" if self.names else f"logit {k}"
-
-
-@dataclass(frozen=True, eq=False)
-class Unit(Reader):
-    """A hidden neuron at one position, after the nonlinearity that directly follows its layer."""
-
-    layer: str
-    channel: int
-    row: int
-    col: int
-
-    def resolve(self, model: VisionModel) -> Reader:
-        _channel_in_range(model, self.layer, self.channel)
-        return self
-
-    def read(self, values: Tensor) -> Tensor:
-        if values.ndim != 4:
-            raise UsageError(
-                f"layer {self.layer!r} gives {values.ndim}-D output", "a layer with maps", "no position"
-            )
-        h, w = values.shape[2:]
-        if not (0 <= self.row < h and 0 <= self.col < w):
-            raise UnknownNameError(
-                f"position {self.row},{self.col} is outside the {h}x{w} map of {self.layer!r}",
-                f"rows 0 to {h - 1}, columns 0 to {w - 1}",
-            )
-        return values[:, self.channel, self.row, self.col]
-
-    def label(self, sample: int = 0) -> str:
-        return f"{self.layer}:{self.channel}:{self.row},{self.col}"
-
-
-@dataclass(frozen=True, eq=False)
-class Channel(Reader):
-    """A whole channel: the mean of its map, after the nonlinearity that directly follows the layer."""
-
-    layer: str
-    channel: int
-
-    def resolve(self, model: VisionModel) -> Reader:
-        _channel_in_range(model, self.layer, self.channel)
-        return self
-
-    def read(self, values: Tensor) -> Tensor:
-        return values[:, self.channel].flatten(1).mean(1) if values.ndim > 2 else values[:, self.channel]
-
-    def label(self, sample: int = 0) -> str:
-        return f"{self.layer}:{self.channel}"
-
-
-@dataclass(frozen=True, eq=False)
-class Direction(Reader):
-    """A direction in a layer's channels: the mean over positions of <v, a>."""
-
-    layer: str
-    vector: Tensor
-
-    def resolve(self, model: VisionModel) -> Reader:
-        width = model.layers.find(self.layer).units
-        if self.vector.numel() != width:
-            raise UsageError(
-                f"a direction of {self.vector.numel()} numbers", f"{width}, the channels of {self.layer!r}"
-            )
-        return self
-
-    def read(self, values: Tensor) -> Tensor:
-        v = self.vector.flatten().to(values)
-        return torch.einsum("nc...,c->n...", values, v).flatten(1).mean(1)
-
-    def label(self, sample: int = 0) -> str:
-        return f"direction in {self.layer}"
-
-
-@dataclass(frozen=True, eq=False)
-class Token(Reader):
-    """The log-probability of one token at one step of a captioner's output (N, T, V)."""
-
-    layer = None
-    token: int
-    step: int = -1
-
-    def read(self, values: Tensor) -> Tensor:
-        if values.ndim != 3:
-            raise UsageError(
-                f"output has {values.ndim} dimensions", "a captioner's (pictures, steps, tokens)"
-            )
-        return values.log_softmax(2)[:, self.step, self.token]
-
-    def label(self, sample: int = 0) -> str:
-        return f"token {self.token} at step {self.step}"
-
-
-@dataclass(frozen=True, eq=False)
-class Custom(Reader):
-    """Any function from the network's output, or a layer's activation, to (N,)."""
-
-    function: Callable[[Any], Tensor]
-    layer: str | None = None
-
-    def read(self, values: Tensor) -> Tensor:
-        out = self.function(values)
-        if not isinstance(out, Tensor) or out.shape != (len(values),):
-            found = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-            raise UsageError(
-                f"the target function gave {found}", f"one number per picture, shape ({len(values)},)"
-            )
-        return out
-
-    def label(self, sample: int = 0) -> str:
-        return getattr(self.function, "__name__", "function")
 
 
 @dataclass(frozen=True, eq=False)
@@ -275,6 +59,25 @@ class Target:
         Raises `UnknownNameError` for an unknown or ambiguous class and for layers and channels out of range.
         """
         return Target(tuple((w, r.resolve(model)) for w, r in self.terms))
+
+    def alone(self, sample: int) -> Target:
+        """The target of one picture of the batch, to be read on any number of its variants.
+
+        A class number per picture becomes that picture's number, a predicted class the logit found for it.
+        Raises `UsageError` when a predicted class was not decided yet.
+
+        >>> logit(torch.tensor([3, 5])).alone(1)
+        logit 5
+        """
+        return Target(tuple((weight, reader.alone(sample)) for weight, reader in self.terms))
+
+    @property
+    def class_number(self) -> int | None:
+        """The class it is about, when it is one logit or probability; else None."""
+        reader = self.terms[0][1] if len(self.terms) == 1 else None
+        if isinstance(reader, (Logit, Probability)) and isinstance(reader.index, int):
+            return reader.index
+        return None
 
     def read(self, values: Mapping[str | None, Tensor]) -> Tensor:
         """(N,) from the output (under None) and the activations that `observe` gives."""
@@ -381,36 +184,6 @@ def parse_unit(text: str) -> Target:
     raise UsageError(f"unit {text!r}", "layer:channel or layer:channel:row,col", "layer3:41 or layer3:41:7,9")
 
 
-def class_index(name: str, classes: Sequence[str]) -> int:
-    """The number of a class by its name, ignoring case; raises with the nearest or the several that fit.
-
-    >>> class_index("tabby", ["tabby, tabby cat", "tiger cat"])
-    0
-    """
-    if not classes:
-        raise UnknownNameError(
-            f"class {name!r}: the model has no class names", "a class number", "--classes FILE"
-        )
-    wanted = _fold(name)
-    hits = [i for i, c in enumerate(classes) if _fold(c) == wanted]
-    hits = hits or [i for i, c in enumerate(classes) if wanted in map(_fold, c.split(","))]
-    if len(hits) == 1:
-        return hits[0]
-    if hits:
-        raise UnknownNameError(
-            f"class name {name!r} is ambiguous",
-            " or ".join(f"{i} ({classes[i]!r})" for i in hits),
-            f"{hits[0]}",
-        )
-    parts = {p.strip(): i for i, c in enumerate(classes) for p in [c, *c.split(",")]}
-    containing = [p for p in parts if wanted in _fold(p)]
-    if len(containing) > 1 and len(containing) <= 8:
-        raise UnknownNameError(
-            f"no class named {name!r}", "containing it: " + ", ".join(containing), repr(containing[0])
-        )
-    raise unknown("class", name, parts)
-
-
 def observe(model: VisionModel, x: Tensor, target: Target) -> dict[str | None, Tensor]:
     """What the target reads, from one forward pass: the output under None, activations under their layers.
 
@@ -444,15 +217,3 @@ def not_differentiable() -> MethodRefusedError:
         "a target such as a logit, reached by differentiable operators",
         "a method that needs no gradient, such as occlusion",
     )
-
-
-def _fold(name: str) -> str:
-    return name.replace("_", " ").strip().casefold()
-
-
-def _channel_in_range(model: VisionModel, layer: str, index: int) -> None:
-    width = model.layers.find(layer).units
-    if not 0 <= index < width:
-        raise UnknownNameError(
-            f"channel {index} of {layer!r} is out of range", f"0 to {width - 1}", f"{layer}:{width - 1}"
-        )

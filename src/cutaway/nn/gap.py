@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from cutaway.core.errors import InputError, UsageError
 from cutaway.core.model import VisionModel
+from cutaway.core.readers import class_index
 from cutaway.core.tap import Tap
-from cutaway.core.target import class_index
 
 
 class GlobalMean(nn.Module):

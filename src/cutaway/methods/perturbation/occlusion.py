@@ -15,7 +15,6 @@ from cutaway.core.result import Attribution
 from cutaway.core.target import Target, channel
 
 from ..projection.deconvnet import deconvnet
-from .alone import alone
 from .fills import Fill, described, filler
 from .grid import Edges, Grid, lay
 from .scan import Activity, Clean, Scan, Watch, look, scan
@@ -66,7 +65,7 @@ def occlusion(
     watch, more = _watch(model, layer, activity) if panels else (Watch(classes=False), ())
     notes += more
     scans: list[Scan] = []
-    goals = [alone(target, i) for i in range(len(x))]
+    goals = [target.alone(i) for i in range(len(x))]
     total = len(x) * len(grid.boxes)
     for i, goal in enumerate(goals):
         one = x[i : i + 1]

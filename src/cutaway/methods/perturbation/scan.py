@@ -14,7 +14,6 @@ from cutaway.core.progress import Progress, Steps
 from cutaway.core.target import Target
 from cutaway.core.windows import evaluate
 
-from .alone import class_of
 from .grid import Grid
 
 Activity = Literal["sum", "mean", "max"]
@@ -64,7 +63,7 @@ def look(model: VisionModel, x: Tensor, target: Target, watch: Watch) -> tuple[C
             f"no panels of class probabilities: the network gives {shape} per picture, not one score per class",
         )
         watch = Watch(watch.layer, watch.activity, classes=False)
-    label = class_of(target)
+    label = target.class_number
     if watch.classes and label is None:
         label = int(values[None][0].argmax())
     channel = strength = None

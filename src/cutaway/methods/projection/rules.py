@@ -13,8 +13,9 @@ from cutaway.core.audit import audit
 from cutaway.core.errors import MethodRefusedError
 from cutaway.core.model import VisionModel
 from cutaway.core.operators import Call, Family
+from cutaway.core.readers import Channel, Unit
 from cutaway.core.rules import Rule, backward_rules
-from cutaway.core.target import Channel, Target, Unit, not_differentiable, observe
+from cutaway.core.target import Target, not_differentiable, observe
 
 Start = Literal["gradient", "activation"]
 Keep = Literal["map", "maximum"]
