@@ -174,7 +174,17 @@ def _one(m: Method) -> None:
         for label in ("option", "default", "accepted", "meaning"):
             options.add_column(label, no_wrap=label in ("option", "default"))
         for p in m.parameters.values():
-            options.add_row(*map(Text, (f"{m.name}.{p.name}", str(p.default), p.accepted, p.help)))
+            options.add_row(
+                *map(
+                    Text,
+                    (
+                        f"{m.name}.{p.name}",
+                        "none" if p.default is None else str(p.default).lower(),
+                        p.accepted,
+                        p.help,
+                    ),
+                )
+            )
         out.print()
         out.print(options)
 
