@@ -272,6 +272,25 @@ def test_field_is_the_support_of_the_gradient(block: int) -> None:
     assert tested > 150
 
 
+def test_the_table_agrees_with_the_walk_in_the_middle() -> None:
+    # two ways to one number: offsets carried forward for every layer, and intervals walked back from one unit
+    compared = 0
+    for seed in range(1000, 1200):
+        made = _random_network(seed)
+        if made is None or "split" in made[2]:  # sizes are those of all channels together
+            continue
+        net, x, _ = made
+        table = LayerTable.of(net, x)
+        for row in table:
+            place = table.geometry.places[table.trace.value(row.name)]
+            if row.field is None or row.grid is None or not (place.rows.steady and place.columns.steady):
+                continue
+            box = receptive_field(table.trace, row.name, row.grid[0] // 2, row.grid[1] // 2).unclipped
+            assert row.field == (box.height, box.width), (seed, row.name)
+            compared += 1
+    assert compared > 300
+
+
 def test_unclipped_is_translation_of_an_interior_unit() -> None:
     net = nn.Sequential(nn.Conv2d(1, 2, 5, 2, 2), nn.MaxPool2d(3, 2, 1), nn.Conv2d(2, 1, 3, 1, 1))
     ran = trace(net, torch.zeros(1, 1, 80, 80))

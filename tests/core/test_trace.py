@@ -119,12 +119,15 @@ def test_constants_are_told_from_what_nobody_saw() -> None:
         def forward(self, x: Tensor) -> Tensor:
             if self.how == "numpy":
                 return x * 2 + torch.from_numpy(x.numpy() * 2)
+            if self.how == "list":
+                return x * 2 + torch.tensor(x.tolist())
             ones = x.new_zeros(1) + torch.arange(3).sum() + torch.ones_like(x).mean()
             return x * self.scale.abs() + self.shift * self.plain[0] + ones
 
     ran = trace(Net("constants"), torch.rand(1, 1, 4, 4))
     assert _names(ran) == ["picture", "mul", "add", "add"]
-    assert UNSEEN in _names(trace(Net("numpy"), torch.rand(1, 1, 4, 4)))
+    for how in ("numpy", "list"):
+        assert UNSEEN in _names(trace(Net(how), torch.rand(1, 1, 4, 4)))
 
 
 def test_other_modes_may_rewrite_operators() -> None:
