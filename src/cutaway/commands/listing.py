@@ -179,7 +179,7 @@ def _one(m: Method) -> None:
                     Text,
                     (
                         f"{m.name}.{p.name}",
-                        "none" if p.default is None else str(p.default).lower(),
+                        _default(p.default),
                         p.accepted,
                         p.help,
                     ),
@@ -187,6 +187,15 @@ def _one(m: Method) -> None:
             )
         out.print()
         out.print(options)
+
+
+def _default(value: object) -> str:
+    """A default as it would be typed.
+
+    >>> _default(None), _default(True), _default("RGB")
+    ('none', 'true', 'RGB')
+    """
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
 def _markdown(chosen: list[Method]) -> str:
