@@ -96,7 +96,7 @@ def same(before: dict[str, Any], after: dict[str, Any]) -> None:
     assert (before["numpy"] == after["numpy"]).all()
     for a, b in zip(before["grads"], after["grads"], strict=True):
         assert (a is None) == (b is None)
-        assert (a is None or torch.equal(a, b))
+        assert a is None or torch.equal(a, b)
     for key, value in before["values"].items():
         assert torch.equal(value, after["values"][key])
 

@@ -233,7 +233,7 @@ def panel_block(subject: Subject, result: Attribution) -> str:
     """The panels of one result at full width, each with its bar or legend."""
     figures = "".join(
         html.drawing(
-            panel_drawing(p, result.image, subject.theme), panel_sentence(p), photo=p.scale == "picture"
+            panel_drawing(p, result.image, subject.theme), panel_sentence(p), photo=p.values.ndim == 3
         )
         for p in result.panels.values()
     )

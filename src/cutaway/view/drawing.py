@@ -99,6 +99,9 @@ def panel_drawing(
     ends, legend = None, []
     if panel.scale == "picture":
         picture = _tile(np.moveaxis(panel.values, 0, -1), height, width, smooth=True)
+    elif panel.values.ndim == 3:
+        ends = scale(panel.values, signed=panel.scale == "signed", colors="grey")
+        picture = _tile(color_picture(panel.values, signed=ends.signed), height, width)
     elif panel.scale == "categorical":
         rgb, colors = categories(panel.values)
         legend = _legend(colors, panel)

@@ -111,7 +111,7 @@ def sentence(result: Attribution, title: str) -> str:
 def panel_sentence(panel: Panel) -> str:
     """A panel in one sentence: its range and where it peaks, or the share of each category."""
     values = panel.values
-    if panel.scale == "picture":
+    if values.ndim == 3:
         return f"{panel.title}: a colour picture of {values.shape[2]} × {values.shape[1]} pixels."
     if panel.scale == "categorical":
         numbers, counts = np.unique(values, return_counts=True)

@@ -144,7 +144,7 @@ def _panels(
         projection, notes = _projection(model, x, watch.layer, [s.clean for s in scans])
         if projection is not None:
             title = "that map projected to pixels by deconvnet"
-            panels["projection"] = RawPanel(title, projection, "picture", "projected signal")
+            panels["projection"] = RawPanel(title, projection, "signed", "projected signal")
     if watch.classes:
         values = torch.stack([s.probability for s in scans]).to(x)
         panels["probability"] = RawPanel("probability of the class", values, "unsigned", "probability")

@@ -52,7 +52,7 @@ def guided_backprop(
         tables: dict[str, dict[Family, Rule]] = {"backprop": {}, "deconvnet": deconv, "guided": rules}
         for title, table in tables.items():
             part = project(model, x, target, table, name=title, start=start, keep=keep)
-            panels[title] = RawPanel(title, part.picture, "picture", "signal")
+            panels[title] = RawPanel(title, part.picture, "signed", "signal")
     heat, signed = reduced(done.picture, reduce)
     evidence = {"score": done.value}
     return Raw(heat, signed=signed, unit="guided signal", evidence=evidence, notes=done.notes, panels=panels)
