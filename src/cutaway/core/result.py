@@ -44,7 +44,8 @@ class Provenance:
 class Panel:
     """One more picture that belongs to a result, in the same frame.
 
-    `values` is (H, W), or (3, H, W): in [0, 1] for `scale="picture"`, around zero for "signed". `labels` names the whole numbers of a categorical panel.
+    `values` is (H, W), or (3, H, W): in [0, 1] for `scale="picture"`, around zero for "signed". `labels` names the
+    whole numbers of a categorical panel.
     `mark` is an optional (top, left, bottom, right) box in pixels of the network's input.
     """
 

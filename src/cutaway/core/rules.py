@@ -34,7 +34,8 @@ def plain(call: Call, signal: Tensor) -> tuple[Tensor | None, ...]:
     with torch.enable_grad():
         inputs = tuple(t.detach().requires_grad_() for t in call.inputs)
         output = call.compute(*inputs)
-    return torch.autograd.grad(output, inputs, signal)
+        total = (output * signal).sum()
+    return torch.autograd.grad(total, inputs)
 
 
 class Record:

@@ -112,7 +112,9 @@ def project(
             seeds.append(torch.ones_like(outputs[-1]))
     if not all(o.requires_grad for o in outputs):
         raise not_differentiable()
-    (picture,) = torch.autograd.grad(outputs, x, seeds)
+    # one scalar instead of grad_outputs, for which PyTorch first loads a symbolic algebra package
+    total = torch.stack([(output * seed).sum() for output, seed in zip(outputs, seeds, strict=True)]).sum()
+    (picture,) = torch.autograd.grad(total, x)
     return Projection(picture, value.detach(), notes, frozenset(mode.families))
 
 
