@@ -1,20 +1,34 @@
 """How each operator reads its inputs: which rows, columns and channels, and what its output dimensions mean.
 
-Operators over windows stand here; those over matrices, shapes and slices in `reading_shapes`. What is not
-understood is said to be unknown, with the operator's name, and never guessed.
+Operators over windows or whole axes stand here; those that work place by place in `reading_elementwise`, those
+over matrices in `reading_mixing`, over shapes in `reading_shapes`. What is not understood is said to be unknown,
+with the operator's name, and never guessed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
-from .axes import Dim, Dims, Kind, broadcast, find, full, other, view
+from .axes import Dim, Dims, Kind, full, other
+from .graph import Node
+from .links import (
+    POSITIONS,
+    Handler,
+    Inputs,
+    Link,
+    Reader,
+    Reading,
+    everywhere,
+    inside,
+    mixes,
+    refused,
+    same,
+    sizes,
+)
 from .operators import Family
+from .reading_elementwise import POINTWISE, elementwise
 from .steps import (
     SAME,
-    Channels,
     Slide,
     Step,
     Unknown,
@@ -28,67 +42,32 @@ from .steps import (
     transposed,
     unchanged,
 )
-from .trace import Node, Shape
 
-POSITIONS = (Kind.ROW, Kind.COLUMN)
-Reader = Callable[[Channels], Channels]
+__all__ = [
+    "POINTWISE",
+    "POSITIONS",
+    "REDUCTIONS",
+    "Handler",
+    "Inputs",
+    "Link",
+    "Reader",
+    "Reading",
+    "convolution",
+    "elementwise",
+    "everywhere",
+    "mixes",
+    "normalisation",
+    "padding",
+    "pooling",
+    "reduction",
+    "refused",
+    "resizing",
+    "same",
+    "sizes",
+    "slide",
+    "spread",
+]
 
-
-@dataclass(frozen=True)
-class Link:
-    """How one output reads one input: a step for rows and columns, and the channels."""
-
-    steps: Mapping[Kind, Step] = field(default_factory=dict)
-    channels: Reader = unchanged
-
-    def step(self, kind: Kind) -> Step:
-        """The step along rows or columns; position by position where nothing else is said."""
-        return self.steps.get(kind, SAME)
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What one output of an operator means, and how it reads every input (None: it does not)."""
-
-    dims: Dims
-    links: tuple[Link | None, ...]
-
-
-Inputs = tuple[Dims | None, ...]
-Handler = Callable[[Node, Inputs], list[Reading]]
-
-# Functions of each number alone (or of numbers at one place) that belong to no operator family.
-POINTWISE = {
-    *("neg", "__neg__", "negative", "exp", "exp_", "expm1", "log", "log1p", "log2", "sqrt", "sqrt_", "rsqrt"),
-    *("abs", "__abs__", "absolute", "sign", "square", "pow", "pow_", "__pow__", "__rpow__", "__ipow__"),
-    *("reciprocal", "__rtruediv__", "__rdiv__", "sin", "cos", "atan", "clamp", "clamp_", "clip", "clip_"),
-    *(
-        "clamp_min",
-        "clamp_max",
-        "clamp_min_",
-        "clamp_max_",
-        "threshold",
-        "hardtanh",
-        "hardtanh_",
-        "erf",
-        "erfc",
-    ),
-    *("maximum", "minimum", "fmax", "fmin", "where", "gt", "ge", "lt", "le", "eq", "ne", "__gt__", "__ge__"),
-    *(
-        "__lt__",
-        "__le__",
-        "__eq__",
-        "__ne__",
-        "logical_and",
-        "logical_or",
-        "logical_not",
-        "__and__",
-        "__or__",
-    ),
-    *("__invert__", "masked_fill", "masked_fill_", "nan_to_num", "floor", "ceil", "round", "trunc", "lerp"),
-    *("addcmul", "addcdiv", "bfloat16", "type", "int", "long", "bool", "cpu", "data", "detach_", "sigmoid"),
-    *("hardsigmoid", "hardswish", "relu", "relu6", "silu", "celu", "alpha_dropout", "requires_grad_"),
-}
 REDUCTIONS = {
     *("mean", "sum", "std", "var", "var_mean", "std_mean", "amax", "amin", "max", "min", "logsumexp", "norm"),
     *(
@@ -105,43 +84,6 @@ REDUCTIONS = {
     ),
     *("cumsum", "sort", "topk", "std_mean"),
 }
-
-
-def everywhere(ins: Inputs, link: Link) -> tuple[Link | None, ...]:
-    """The same link for every input that depends on the picture."""
-    return tuple(None if dims is None else link for dims in ins)
-
-
-def same(node: Node, ins: Inputs, link: Link | None = None, dims: Dims | None = None) -> list[Reading]:
-    """Every output has the dimensions of the first input and reads it by `link`."""
-    link = link or Link()
-    first = dims if dims is not None else next(d for d in ins if d is not None)
-    return [
-        Reading(first if sizes(first) == shape else view(first, shape), everywhere(ins, link))
-        for shape in node.shapes
-    ]
-
-
-def refused(node: Node, ins: Inputs, why: str = "") -> list[Reading]:
-    """An operator that is not understood."""
-    reason = why or f"the operator {node.name}{_place(node)} is not understood"
-    link = Link({kind: Unknown(reason) for kind in POSITIONS}, everything)
-    return [Reading(tuple(other(n) for n in shape), everywhere(ins, link)) for shape in node.shapes]
-
-
-def mixes(node: Node, positions: Iterable[Kind], what: str) -> dict[Kind, Step]:
-    """The steps of an operator that mixes all positions along some axes."""
-    return {kind: Whole(f"{node.name}{_place(node)} {what}") for kind in positions}
-
-
-def sizes(dims: Dims) -> Shape:
-    """The shape these dimensions stand for."""
-    return tuple(d.size for d in dims)
-
-
-def _place(node: Node) -> str:
-    place = node.owner or node.scope
-    return f" in {place}" if place else ""
 
 
 def spread(value: Any, count: int, default: int = 1) -> tuple[int, ...]:
@@ -171,10 +113,10 @@ def slide(node: Node, dims: Dims, steps: list[Step], channels: Reader, width: in
             out[i] = Dim() if isinstance(step, Whole) and size == 1 else full(kind, size)
         else:
             for kind in dim.positions:
-                found[kind] = Unknown(f"{node.name}{_place(node)} slides over an axis that mixes positions")
+                found[kind] = Unknown(f"{node.name}{inside(node)} slides over an axis that mixes positions")
     if width is not None:
         for kind in dims[-count - 1].positions:
-            found[kind] = Whole(f"{node.name}{_place(node)} mixes all positions")
+            found[kind] = Whole(f"{node.name}{inside(node)} mixes all positions")
         out[-count - 1] = full(Kind.CHANNEL, width)
     link = Link(found, channels)
     return [Reading(tuple(out), (link,)) for _ in node.shapes]
@@ -184,7 +126,7 @@ def convolution(node: Node, ins: Inputs) -> list[Reading]:
     """Convolutions, plain, grouped, dilated, transposed."""
     dims, weight, a = ins[0], node.arguments["weight"].shape, node.arguments
     if dims is None:
-        return refused(node, ins, f"{node.name}{_place(node)} convolves a constant with the picture")
+        return refused(node, ins, f"{node.name}{inside(node)} convolves a constant with the picture")
     count = len(weight) - 2
     kernel = weight[2:]
     stride, dilation = spread(a.get("stride"), count), spread(a.get("dilation"), count)
@@ -215,7 +157,7 @@ def pooling(node: Node, ins: Inputs) -> list[Reading]:
     steps: list[Step] = []
     if "adaptive" in node.name:
         for size, bins in zip(sizes(dims)[-count:], shape[-count:], strict=True):
-            whole = Whole(f"{node.name}{_place(node)} pools over the whole picture")
+            whole = Whole(f"{node.name}{inside(node)} pools over the whole picture")
             steps.append(whole if bins == 1 < size else adaptive(size, bins))
     else:
         kernel = spread(a["kernel_size"], count)
@@ -293,7 +235,7 @@ def padding(node: Node, ins: Inputs) -> list[Reading]:
         elif dim.positions and min(left, right) >= 0 and a.get("mode", "constant") == "constant":
             out[i] = Dim(dim.atoms, dim.before + left, dim.after + right)
         else:
-            steps |= {k: Unknown(f"{node.name}{_place(node)} pads mixed positions") for k in dim.positions}
+            steps |= {k: Unknown(f"{node.name}{inside(node)} pads mixed positions") for k in dim.positions}
     return [Reading(tuple(out), (Link(steps, channels),))]
 
 
@@ -319,28 +261,3 @@ def resizing(node: Node, ins: Inputs) -> list[Reading]:
             return refused(node, ins)
         steps.append(step)
     return slide(node, dims, steps, unchanged, None)
-
-
-def elementwise(node: Node, ins: Inputs) -> list[Reading]:
-    """Operators that work place by place, with broadcasting."""
-    shape = node.shapes[0]
-    known = [d for d in ins if d is not None]
-    dims = broadcast(known, shape)
-    links: list[Link | None] = []
-    for part in ins:
-        if part is None:
-            links.append(None)
-            continue
-        steps: dict[Kind, Step] = {}
-        for kind in POSITIONS:
-            theirs, ours = find(part, kind), find(dims, kind)
-            if theirs is not None and ours is not None:
-                if len(part) - theirs != len(dims) - ours:
-                    return refused(node, ins, f"{node.name}{_place(node)} joins rows with columns")
-                if part[theirs].size == 1 != dims[ours].size:
-                    steps[kind] = Slide(0)
-        wide = [d for d in part if d.is_full(Kind.CHANNEL)]
-        ours = find(dims, Kind.CHANNEL)
-        one = bool(wide) and wide[0].size == 1 and ours is not None and dims[ours].size > 1
-        links.append(Link(steps, everything if one else unchanged))
-    return [Reading(dims, tuple(links)) for _ in node.shapes]

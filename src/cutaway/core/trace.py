@@ -1,27 +1,26 @@
 """One forward pass written down as a graph of operators.
 
 The network is not edited: a function mode sees every operator, and hooks that live exactly as long as the pass
-say which module a tensor came from. No activation is kept alive.
+say which module a tensor came from. No activation is kept alive. What is written down stands in `graph`.
 """
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property, partial
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from .errors import UsageError, unknown
+from .graph import ModuleRun, Node, Shape, Stub, Trace, Value
 from .macs import multiply_accumulates
 from .operators import Call, Family, owners, read, with_owner
 
-Shape = tuple[int, ...]
+__all__ = ["PICTURE", "UNSEEN", "ModuleRun", "Node", "Shape", "Stub", "Trace", "Value", "trace"]
 
 PICTURE = "picture"
 UNSEEN = "an operator that PyTorch functions do not show (scripted code or a custom autograd function)"
@@ -33,108 +32,6 @@ _BLIND = {
 # Ways out of PyTorch, and back: numbers that left may come back in a tensor nobody saw being made.
 _LEAVES = {"numpy", "__array__", "tolist", "__dlpack__"}
 _RETURNS = {"from_numpy", "from_dlpack", "tensor", "as_tensor", "asarray", "frombuffer"}
-
-
-class Value(NamedTuple):
-    """One output of one operator."""
-
-    node: int
-    output: int = 0
-
-
-class Stub(NamedTuple):
-    """Where an argument held a tensor: its shape alone."""
-
-    shape: Shape
-
-
-@dataclass(frozen=True)
-class Node:
-    """One operator that ran, without its tensors.
-
-    `inputs` are the values it read, None where an input does not depend on the picture; `hidden` are values of
-    the picture used as anything else (a weight, an index). `family` is None for an operator in no family.
-    `scope` is the innermost module that was running, `owner` the layer whose parameter was used.
-    """
-
-    index: int
-    name: str
-    family: Family | None
-    inputs: tuple[Value | None, ...]
-    input_names: tuple[str, ...]
-    input_shapes: tuple[Shape, ...]
-    arguments: Mapping[str, Any]
-    shapes: tuple[Shape, ...]
-    hidden: tuple[Value, ...] = ()
-    owner: str | None = None
-    scope: str = ""
-    macs: int = 0
-    function: Callable[..., Any] | None = None
-
-    @property
-    def parents(self) -> tuple[Value, ...]:
-        """Every value of the picture this operator read."""
-        return tuple(v for v in self.inputs if v is not None) + self.hidden
-
-
-@dataclass
-class ModuleRun:
-    """What one named module did: its type, and the values it returned each time it ran."""
-
-    name: str
-    type: str
-    runs: int = 0
-    outputs: list[tuple[Value, ...]] = field(default_factory=list)
-
-    @property
-    def value(self) -> Value | None:
-        """The first tensor of its last run, or None when it returned no tensor that depends on the picture."""
-        return self.outputs[-1][0] if self.outputs and self.outputs[-1] else None
-
-
-@dataclass(frozen=True, eq=False)
-class Trace:
-    """The dataflow graph of one forward pass.
-
-    `nodes` stand in the order of execution; node 0 is the picture. `modules` stand in the order in which they
-    first finished, so that a block follows its parts. `aliases` maps further names of one module to the first.
-    """
-
-    shape: Shape
-    nodes: tuple[Node, ...]
-    modules: Mapping[str, ModuleRun]
-    output: tuple[Value, ...]
-    aliases: Mapping[str, str]
-
-    def value(self, layer: str) -> Value:
-        """The value a layer returned when it last ran.
-
-        Raises UnknownNameError for a layer that does not exist or did not run, UsageError for one whose output
-        holds no tensor.
-        """
-        name = self.aliases.get(layer, layer)
-        if name not in self.modules:
-            raise unknown("layer", layer, [n for n in self.modules if n])
-        value = self.modules[name].value
-        if value is None:
-            raise UsageError(
-                f"layer {layer!r} returns no tensor computed from the picture",
-                "a layer that returns a tensor",
-            )
-        return value
-
-    def value_shape(self, value: Value) -> Shape:
-        """The shape of a value, batch first."""
-        return self.nodes[value.node].shapes[value.output]
-
-    @cached_property
-    def readers(self) -> Mapping[Value, tuple[int, ...]]:
-        """For every value the operators that read it, in order."""
-        found: dict[Value, list[int]] = {}
-        for node in self.nodes:
-            for value in dict.fromkeys(node.parents):
-                found.setdefault(value, []).append(node.index)
-        return {value: tuple(nodes) for value, nodes in found.items()}
 
 
 def trace(network: nn.Module, x: Tensor, *, run: Callable[[Tensor], Any] | None = None) -> Trace:
