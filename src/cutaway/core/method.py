@@ -64,21 +64,24 @@ class Tags:
 
 @dataclass(frozen=True)
 class RawPanel:
-    """A panel for a whole batch: `values` (N, H, W) or (N, 3, H, W); see `result.Panel`."""
+    """A panel for a whole batch: `values` as `result.Panel` has them, with the batch first."""
 
     title: str
     values: Tensor
     scale: Scale
     unit: str = ""
     labels: Mapping[int, str] = field(default_factory=dict)
+    columns: int | None = None
+    each: bool = False
 
 
 @dataclass(frozen=True)
 class Raw:
     """What a method hands back for a batch of N pictures; the runner makes one result per picture of it.
 
-    `values` has the batch first. Tensors of N numbers in `evidence` are split per picture, and so are lists of
-    N entries; anything else is shared. `extra` fills further fields of the result type the method gives.
+    `values` has the batch first; a method that needs no picture gives a batch of one. Tensors of N numbers in
+    `evidence` are split per picture, and so are lists of N entries; anything else is shared. `extra` fills further
+    fields of the result type the method gives.
     """
 
     values: Tensor

@@ -194,11 +194,23 @@ class VisionModel:
 
         return finish(explain(self, get(method), image, target, options, seed=seed))[0]
 
-    def check_finite(self, values: Tensor, x: Tensor) -> None:
+    def inspect(self, method: str, *, seed: int = 0, **options: Any) -> Result:
+        """Look at the network alone, by a method that needs no picture, such as "filters".
+
+        Raises `UnknownNameError`, `UsageError` or `MethodRefusedError`.
+        """
+        from cutaway.methods import get
+
+        from .progress import finish
+        from .run import explain
+
+        return finish(explain(self, get(method), None, None, options, seed=seed))[0]
+
+    def check_finite(self, values: Tensor, x: Tensor | None) -> None:
         """Raise `InputError` saying where a NaN or infinity was first seen, if there is one in `values`."""
         if bool(torch.isfinite(values).all()):
             return
-        if not bool(torch.isfinite(x).all()):
+        if x is not None and not bool(torch.isfinite(x).all()):
             raise InputError(
                 "the picture holds NaN or infinity", "finite pixels in [0, 1]", "another picture"
             )
@@ -207,6 +219,8 @@ class VisionModel:
                 raise InputError(
                     f"the weights hold NaN or infinity, first in {name!r}", "finite weights", "another file"
                 )
+        if x is None:
+            raise InputError("the numbers overflow to NaN or infinity", "finite numbers", "float64 weights")
         first: list[str] = []
 
         def watch(name: str) -> Any:

@@ -21,7 +21,7 @@ from .errors import InputError, UsageError
 from .files import whole_file
 
 Array = npt.NDArray[Any]
-Scale = Literal["signed", "unsigned", "categorical", "picture"]
+Scale = Literal["signed", "unsigned", "categorical", "picture", "maps", "tiles"]
 SCHEMA = "cutaway/1"
 
 
@@ -44,8 +44,8 @@ class Provenance:
 class Panel:
     """One more picture that belongs to a result, in the same frame.
 
-    `values` is (H, W), or (3, H, W): in [0, 1] for `scale="picture"`, around zero for "signed". `labels` names the
-    whole numbers of a categorical panel.
+    `values` is (H, W), or (3, H, W): in [0, 1] for `scale="picture"`, around zero for "signed"; or a grid as
+    `Picture` describes it, "maps" or "tiles". `labels` names the whole numbers of a categorical panel.
     `mark` is an optional (top, left, bottom, right) box in pixels of the network's input.
     """
 
@@ -55,6 +55,19 @@ class Panel:
     unit: str = ""
     labels: Mapping[int, str] = field(default_factory=dict)
     mark: tuple[float, float, float, float] | None = None
+    columns: int | None = None
+    each: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the values."""
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "values"}
+        return own | {"labels": {str(i): n for i, n in self.labels.items()}}
+
+    @classmethod
+    def from_dict(cls, own: Mapping[str, Any], values: Array) -> Panel:
+        """The panel that `to_dict` described."""
+        labels = {int(i): n for i, n in own["labels"].items()}
+        return cls(**{**own, "values": values, "labels": labels, "mark": own["mark"] and tuple(own["mark"])})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,30 +189,36 @@ class Attribution(Result):
             "min": float(self.values.min()),
             "max": float(self.values.max()),
         }
-        own["panels"] = {
-            k: {
-                "title": p.title,
-                "scale": p.scale,
-                "unit": p.unit,
-                "mark": p.mark,
-                "labels": {str(i): n for i, n in p.labels.items()},
-            }
-            for k, p in self.panels.items()
-        }
+        own["panels"] = {k: p.to_dict() for k, p in self.panels.items()}
         return own
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Picture(Result):
-    """A picture the network drew, (3, H, W) in [0, 1], or a grid of grey maps (C, H, W) under `scale="maps"`."""
+    """A picture the network drew, or a grid of what it holds; further grids that belong to it are its panels.
+
+    `values` is (3, H, W) in [0, 1] for `scale="picture"`, (C, H, W) for "maps" (grey), (n, 3, H, W) for "tiles"
+    (numbers around zero in three colours). A grid is drawn in `columns` columns, as square as possible when None,
+    on one scale or, with `each`, on a scale of its own for every map or tile.
+    """
 
     values: Array
-    scale: Literal["picture", "maps"] = "picture"
+    scale: Literal["picture", "maps", "tiles"] = "picture"
+    signed: bool = True
+    unit: str = ""
+    title: str = ""
+    columns: int | None = None
+    each: bool = False
+    panels: Mapping[str, Panel] = field(default_factory=dict)
     kind: ClassVar[str] = "picture"
 
     def arrays(self) -> dict[str, Array]:
-        """The picture."""
-        return {"values": self.values}
+        """The picture or grid, and each panel."""
+        return {"values": self.values} | {f"panel/{k}": p.values for k, p in self.panels.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the arrays, with the description of each panel."""
+        return super().to_dict() | {"panels": {k: p.to_dict() for k, p in self.panels.items()}}
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -279,17 +298,7 @@ def load_result(path: str | os.PathLike[str]) -> Result:
     own["provenance"] = Provenance(**own["provenance"])
     panels = own.pop("panels", None)
     if panels is not None:
-        own["panels"] = {
-            k: Panel(
-                p["title"],
-                arrays.pop(f"panel/{k}"),
-                p["scale"],
-                p["unit"],
-                {int(i): n for i, n in p["labels"].items()},
-                p["mark"] and tuple(p["mark"]),
-            )
-            for k, p in panels.items()
-        }
+        own["panels"] = {k: Panel.from_dict(p, arrays.pop(f"panel/{k}")) for k, p in panels.items()}
     names = {f.name for f in fields(cls)}
     return cls(**{k: v for k, v in (own | arrays).items() if k in names})
 

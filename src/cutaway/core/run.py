@@ -12,20 +12,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import InputError
+from .errors import InputError, UsageError
 from .image import Photo, read
-from .method import IMAGE, TARGET, Method, Raw
+from .method import IMAGE, TARGET, Method, Raw, RawPanel
 from .model import VisionModel
 from .progress import Progress, Steps
 from .readers import Predicted
-from .result import Attribution, Panel, Provenance, Result
+from .result import Attribution, Panel, Picture, Provenance, Result
 from .target import Target, as_target, score
 
 
 def explain(
     model: VisionModel,
     method: Method,
-    image: Any,
+    image: Any = None,
     target: Any = None,
     options: Mapping[str, Any] | None = None,
     *,
@@ -33,14 +33,12 @@ def explain(
 ) -> Steps[list[Result]]:
     """Run `method`; yields `Progress` and returns one result per picture of the batch.
 
-    `image` is anything `image.read` takes (a tensor of N pictures gives N results). Everything about the model is
-    put back on every way out. Raises the errors of `errors.py`.
+    `image` is anything `image.read` takes (a tensor of N pictures gives N results). A method that looks at the
+    network alone takes none; a picture given to it only sets the size. Everything about the model is put back on
+    every way out. Raises the errors of `errors.py`.
     """
     chosen = method.options(options or {})
-    photo = image if isinstance(image, Photo) else read(image)
-    x = model.pixels(photo)
-    if not bool(torch.isfinite(x).all()):
-        raise InputError(f"{photo.name} holds NaN or infinity", "finite pixels in [0, 1]", "another picture")
+    photo, x = _picture(model, method, image)
     goal = as_target(target).resolve(model)
     start = time.perf_counter()
     raw = yield from _apart(model, _work(model, method, x, goal, chosen), seed)
@@ -49,26 +47,42 @@ def explain(
         model=model.name,
         fingerprint=model.fingerprint,
         preprocess=model.preprocess.to_dict(),
-        image=photo.name,
+        image=photo.name if photo else "",
         seed=seed,
         device=str(model.device),
         precision=str(model.dtype).removeprefix("torch."),
         seconds=seconds,
         versions=versions(),
     )
-    notes = (*photo.notices, *_chosen_target(target, goal, model), *raw.notes)
+    asked = _chosen_target(target, goal) if TARGET in method.needs else ()
+    notes = (*(photo.notices if photo else ()), *asked, *raw.notes)
     return [_result(method, raw, i, x, goal, chosen, notes, provenance) for i in range(len(raw.values))]
 
 
+def _picture(model: VisionModel, method: Method, image: Any) -> tuple[Photo | None, Tensor | None]:
+    """The picture a method is given, with its pixels."""
+    if image is None:
+        if IMAGE in method.needs:
+            raise UsageError(f"{method.name} without a picture", "a path, a PIL image, an array or a tensor")
+        return None, None
+    photo = image if isinstance(image, Photo) else read(image)
+    x = model.pixels(photo)
+    if IMAGE not in method.needs:
+        return None, None
+    if not bool(torch.isfinite(x).all()):
+        raise InputError(f"{photo.name} holds NaN or infinity", "finite pixels in [0, 1]", "another picture")
+    return photo, x
+
+
 def _work(
-    model: VisionModel, method: Method, x: Tensor, goal: Target, options: Mapping[str, Any]
+    model: VisionModel, method: Method, x: Tensor | None, goal: Target, options: Mapping[str, Any]
 ) -> Steps[Raw]:
     """The method itself, from its first step to finite raw values."""
     arguments: list[Any] = [model]
     if IMAGE in method.needs:
         arguments.append(x)
     if TARGET in method.needs:
-        arguments.append(goal if method.single_pass else settle(model, x, goal))
+        arguments.append(goal if method.single_pass or x is None else settle(model, x, goal))
     raw: Raw
     if inspect.isgeneratorfunction(method.function):
         raw = yield from method.function(*arguments, **options)
@@ -120,7 +134,7 @@ def versions() -> dict[str, str]:
     }
 
 
-def _chosen_target(asked: Any, goal: Target, model: VisionModel) -> tuple[str, ...]:
+def _chosen_target(asked: Any, goal: Target) -> tuple[str, ...]:
     if asked is not None:
         return ()
     return (f"no target given: the predicted class, {goal.label()}",)
@@ -130,7 +144,7 @@ def _result(
     method: Method,
     raw: Raw,
     i: int,
-    x: Tensor,
+    x: Tensor | None,
     goal: Target,
     options: Mapping[str, Any],
     notes: tuple[str, ...],
@@ -147,17 +161,27 @@ def _result(
         "provenance": provenance,
         "values": _array(raw.values[i]),
     }
-    if method.gives is Attribution:
+    if method.gives in (Attribution, Picture):
         common |= {
-            "image": _array(x[i].permute(1, 2, 0).float()),
             "signed": raw.signed,
             "unit": raw.unit,
-            "panels": {
-                k: Panel(p.title, _array(p.values[i]), p.scale, p.unit, dict(p.labels))
-                for k, p in raw.panels.items()
-            },
+            "panels": {k: _panel(p, i) for k, p in raw.panels.items()},
         }
+    if method.gives is Attribution and x is not None:
+        common["image"] = _array(x[i].permute(1, 2, 0).float())
     return method.gives(**common, **{k: _one(v, i, count) for k, v in raw.extra.items()})
+
+
+def _panel(panel: RawPanel, i: int) -> Panel:
+    return Panel(
+        panel.title,
+        _array(panel.values[i]),
+        panel.scale,
+        panel.unit,
+        dict(panel.labels),
+        columns=panel.columns,
+        each=panel.each,
+    )
 
 
 def _one(value: Any, i: int, count: int) -> Any:

@@ -11,10 +11,11 @@ from PIL import Image, ImageDraw
 from cutaway.core.errors import UsageError
 from cutaway.core.result import Attribution, Curves, Patches, Picture, Result, Scatter, Table
 
-from .colors import OKABE_ITO, Array, Theme, finite, number, scale
+from .colors import OKABE_ITO, Array, Theme, finite, number
 from .drawing import Drawing, drawings
+from .grids import picture_drawings
 from .lettering import HAIRLINE, INK, MUTED, PAPER, font, plain, wrap, write
-from .raster import enlarge, fit, mosaic, to_image
+from .raster import fit, to_image
 
 _COLORS = [f"#{bytes(c).hex()}" for c in OKABE_ITO[[4, 5, 2, 6, 1, 0, 7, 3]]]
 
@@ -25,7 +26,7 @@ def parts(result: Result, theme: Theme = "default") -> list[Drawing]:
         case Attribution():
             return drawings(result, theme)
         case Picture():
-            return [picture_drawing(result)]
+            return picture_drawings(result)
         case Patches():
             return [patches_drawing(result)]
         case Curves():
@@ -35,22 +36,6 @@ def parts(result: Result, theme: Theme = "default") -> list[Drawing]:
         case Scatter():
             return [scatter_drawing(result)]
     raise UsageError(f"no drawing for a {type(result).__name__}", "one of the result kinds of cutaway")
-
-
-def picture_drawing(result: Picture) -> Drawing:
-    """A picture as it is, or a grid of grey maps on one scale."""
-    values = finite(result.values, f"values of {result.method}")
-    if result.scale == "picture":
-        height, width = values.shape[1:]
-        times = max(1, round(256 / max(height, width)))
-        return Drawing(
-            "picture", to_image(enlarge(np.moveaxis(values, 0, -1), height * times, width * times))
-        )
-    ends = scale(values, signed=bool((values < 0).any()), colors="grey")
-    times = max(1, round(48 / max(values.shape[1:])))
-    tiles = np.stack([enlarge(m, m.shape[0] * times, m.shape[1] * times) for m in ends.rgb(values)])
-    title = f"{len(values)} maps of {values.shape[1]} × {values.shape[2]}, one scale"
-    return Drawing(title, to_image(mosaic(tiles)), ends)
 
 
 def patches_drawing(result: Patches) -> Drawing:

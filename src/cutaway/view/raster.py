@@ -116,7 +116,7 @@ def categories(values: Array) -> tuple[Floats, dict[int, tuple[float, float, flo
     return rgb, {int(numbers[i]): named_colors[i] for i in order}
 
 
-def mosaic(tiles: Array, *, gap: int = 1, fill: float = 1.0) -> Array:
+def mosaic(tiles: Array, *, gap: int = 1, fill: float = 1.0, columns: int | None = None) -> Array:
     """n tiles (n, h, w) or (n, h, w, c) as one picture: ceil(sqrt(n)) columns, ceil(n / columns) rows.
 
     Tile i stands at row i div columns, column i mod columns, with `gap` pixels of `fill` between tiles.
@@ -126,7 +126,7 @@ def mosaic(tiles: Array, *, gap: int = 1, fill: float = 1.0) -> Array:
     """
     if not len(tiles):
         raise InputError("a mosaic of no tiles", "at least one tile")
-    columns = math.isqrt(len(tiles) - 1) + 1
+    columns = columns or math.isqrt(len(tiles) - 1) + 1
     rows = -(-len(tiles) // columns)
     height, width = tiles.shape[1] + gap, tiles.shape[2] + gap
     shape = (rows * height - gap, columns * width - gap, *tiles.shape[3:])
