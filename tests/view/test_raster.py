@@ -46,6 +46,14 @@ def test_enlarging_keeps_cells_flat() -> None:
     assert np.array_equal(enlarge(values, 4, 9), np.repeat(np.repeat(values, 2, 0), 3, 1))
 
 
+def test_a_power_lifts_weak_values_and_leaves_zero_transparent() -> None:
+    picture, heat = np.full((1, 4, 3), 0.5), np.array([[0.0, 0.01, 0.25, 1.0]])
+    ends = scale(heat, signed=False, limits="range", colors="grey")
+    drawn = overlay(picture, heat, ends, power=0.5)[0, :, 0]
+    alpha = 0.9 * np.array([0.0, 0.1, 0.5, 1.0])
+    assert np.allclose(drawn, 0.5 * (1 - alpha) + np.rint(heat[0] * 255) / 255 * alpha, atol=1e-12)
+
+
 def test_overlay_is_transparent_at_zero_and_follows_its_formula() -> None:
     picture = photo()
     heat = bump(64) - 0.5

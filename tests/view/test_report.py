@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from cutaway.core.errors import InputError, UnknownNameError, UsageError
-from cutaway.core.result import Curves, Result
+from cutaway.core.result import Curves, Panel, Result
 from cutaway.view.colors import table
 from cutaway.view.report import Prediction, Refusal, report, reproduce
 
@@ -168,6 +168,32 @@ def test_the_bar_carries_the_numbers_of_its_map() -> None:
     assert "range −1.25 to 0.75" in words
 
 
+def test_the_picture_that_shows_most_stands_first() -> None:
+    """Noise vanishes in an overlay, so its plain map leads; windows and grids are seen best on the photograph."""
+    image, noise = photo(size=128), np.random.default_rng(0).normal(size=(128, 128))
+    windows = np.repeat(np.repeat(noise[:16, :16], 8, 0), 8, 1)
+    for values, first in ((noise, "The plain map"), (windows, "Overlay"), (bump(7), "Overlay")):
+        page = Page(report([attribution(values, image=image)]))
+        said = [a["alt"] for a in page.all("img") if a["alt"].startswith(("The plain map", "Overlay"))]
+        assert said[0].startswith(first)
+        assert ("square root)" in page.words()) == (values is noise)
+
+
+def test_a_panel_of_one_category_is_said_in_words() -> None:
+    only = Panel("most probable class", np.full((4, 4), 7), "categorical", labels={7: "fish"})
+    two = Panel("most probable class", np.eye(20), "categorical", labels={0: "fish", 1: "bird"})
+    pages = [Page(report([attribution(bump(7), panels={"c": panel})])) for panel in (only, two)]
+    assert "fish at every position" in pages[0].words()
+    assert len(pages[1].all("img")) == len(pages[0].all("img")) + 1
+    assert "fish 95 % bird 5 %" in pages[1].words()
+
+
+def test_a_lead_is_text_under_the_title() -> None:
+    page = Page(report(results(), title="Cut open", lead=EVIL))
+    assert page.words().count(EVIL) == 1
+    assert not page.all("script")
+
+
 def test_the_values_are_there_as_a_table() -> None:
     values = np.arange(9.0).reshape(3, 3) / 8
     text = report([attribution(values)])
@@ -185,7 +211,7 @@ def test_true_evidence_stands_beside_each_map_with_its_share_and_chance() -> Non
     # Inside 256 of 256 + 192; the mask covers a quarter.
     page = Page(report([attribution(heat)], truths={"chelsea.jpg": mask}))
     assert (
-        "57.1 % of the positive evidence lies inside the true evidence; chance would be 25.0 %"
+        "57.1 % of the positive evidence lies inside the true evidence; spread evenly it would be 25.0 %"
         in page.words()
     )
     (truth,) = [a for a in page.all("img") if a["alt"].startswith("The true evidence")]

@@ -26,6 +26,14 @@ if TYPE_CHECKING:
 WORLD, SCENES = 2026, 4
 """The scenes shown are the first of a world that the bundled network was neither trained nor tested on."""
 
+TITLE = "Two small networks, cut open"
+LEAD = (
+    "Each card asks one question of the network: on what, in this picture, does its answer rest? "
+    "cutaway:scenes names the object of a drawn scene. There the truth is known, for nothing but the object makes "
+    "the class, so every map can be checked against it. cutaway:cifar knows ten classes and sees photographs at "
+    "32 × 32 pixels; where a photograph shows none of the ten it has to name one all the same."
+)
+
 SETTINGS = ("occlusion.fill=blur",)
 """A grey square is news to a network that never saw one; what is blurred away is only gone."""
 
@@ -49,7 +57,7 @@ def demo(
     photographs = _photographs()
     explained = _explain({"cutaway:scenes": scenes, "cutaway:cifar": photographs})
     with whole_file(output) as temporary:
-        temporary.write_text(page(explained, truths, "Two small networks, cut open"), encoding="utf-8")
+        temporary.write_text(page(explained, truths, TITLE, LEAD), encoding="utf-8")
     typer.echo(_on_scenes(explained[: len(scenes)], truths))
     typer.echo(_on_photographs(explained[len(scenes) :]))
     size, seconds = output.stat().st_size / 1e6, time.perf_counter() - started

@@ -99,7 +99,10 @@ class Outputs:
 
 
 def page(
-    explained: Sequence[Explained], truths: Mapping[int, Array] | None = None, title: str = TITLE
+    explained: Sequence[Explained],
+    truths: Mapping[int, Array] | None = None,
+    title: str = TITLE,
+    lead: str = "",
 ) -> str:
     """The HTML report of everything that was explained; `truths` holds true evidence by picture number."""
     from cutaway.methods import METHODS
@@ -115,7 +118,13 @@ def page(
             if truths and one.number in truths:
                 known[own[0]] = truths[one.number]
     return report(
-        results, predictions=predictions, truths=known, catalogue=METHODS, refused=refused, title=title
+        results,
+        predictions=predictions,
+        truths=known,
+        catalogue=METHODS,
+        refused=refused,
+        title=title,
+        lead=lead,
     )
 
 

@@ -8,16 +8,16 @@ from typing import Protocol
 
 import numpy as np
 
-from cutaway.core.result import Attribution, Result
+from cutaway.core.result import Attribution, Panel, Result
 
 from . import html
 from .charts import parts
 from .colors import Array, Theme, number
-from .drawing import drawings, frame, map_drawing, overlaid, panel_drawing, photograph
+from .drawing import LIFTED, drawings, frame, is_fine, map_drawing, overlaid, panel_drawing, photograph
 from .html import esc
 from .lettering import method_title
 from .raster import desaturate, enlarge, to_image
-from .words import panel_sentence, sentence, share, share_inside, where
+from .words import duration, panel_sentence, sentence, share, share_inside, where
 
 
 class Described(Protocol):
@@ -100,8 +100,7 @@ def picture_section(subject: Subject, anchor: str) -> str:
     """The whole section of one picture."""
     bench = subject.attributions
     cards = "".join(card(subject, r) for r in bench)
-    three = " three" if subject.truth is not None else ""
-    grid = f'<div class="bench{three}">{cards}</div>' if cards else ""
+    grid = f'<div class="bench">{cards}</div>' if cards else ""
     blocks = "".join(panel_block(subject, r) for r in bench if r.panels)
     blocks += "".join(other_block(subject, r) for r in subject.results if not isinstance(r, Attribution))
     return (
@@ -122,7 +121,7 @@ def summary(subject: Subject) -> str:
     truth = ""
     if subject.truth is not None:
         area = share(float(subject.truth.mean()))
-        truth = f"<p class='small'>The true evidence is known here and covers {area} of the picture.</p>"
+        truth = f"<p class='small'>The true evidence is known here and covers {esc(area)} of the picture.</p>"
     return (
         f'<div class="summary keep"><figure>{photo}{caption}</figure>'
         f"<div><h4>prediction</h4>{top_five(subject.predictions)}{truth}</div>"
@@ -149,7 +148,7 @@ def glance(subject: Subject) -> str:
         "method",
         "positive evidence",
         *(["inside truth"] if subject.truth is not None else []),
-        "seconds",
+        "time",
     ]
     body = []
     for r in subject.attributions:
@@ -161,16 +160,20 @@ def glance(subject: Subject) -> str:
         if subject.truth is not None:
             inside = share_inside(r.heat, subject.truth).evidence
             row.append("none" if inside is None else f"{100 * inside:.0f} %")
-        body.append([*row, number(r.provenance.seconds)])
+        body.append([*row, duration(r.provenance.seconds)])
     return html.rows(heads, body, numeric=range(2, len(heads)))
 
 
 def card(subject: Subject, result: Attribution) -> str:
-    """One method: overlay and map, bar, facts, notes, its caution, its numbers."""
+    """One method: overlay and map, bar, its caution, facts, notes, its numbers.
+
+    The picture that shows most stands first: the overlay of a coarse map, the plain map of a fine one.
+    """
     title = subject.title(result.method)
     said = sentence(result, title)
     at = f" <span>{esc(result.layer)}</span>" if result.layer else ""
     plain_map = map_drawing(result, subject.theme, enlarged=False)
+    fine = is_fine(result)
     over = html.picture(
         to_image(overlaid(result, subject.theme)), f"Overlay on the photograph. {said}", photo=True,
         cells=max(result.image.shape[:2]) <= 96,
@@ -178,7 +181,11 @@ def card(subject: Subject, result: Attribution) -> str:
     mapped = html.picture(
         plain_map.picture, f"The plain map. {said}", cells=True, photo=result.values.ndim == 3
     )
+    over = f"<figure>{over}<figcaption>{LIFTED if fine else 'overlay'}</figcaption></figure>"
+    mapped = f"<figure>{mapped}<figcaption>{esc(plain_map.title)}</figcaption></figure>"
     third, inside = _truth(subject, result)
+    shape = ' class="pair led"' if third else ' class="pair"'
+    pair = f"<div{shape}>{mapped + over if fine else over + mapped}{third}</div>"
     bars = html.bar(plain_map.scale, plain_map.unit) if plain_map.scale else ""
     if result.values.ndim == 3:
         heat = drawings(result, subject.theme)[1].scale
@@ -189,10 +196,8 @@ def card(subject: Subject, result: Attribution) -> str:
     notes = "".join(f'<p class="small">{esc(n)}</p>' for n in result.notes)
     return (
         f'<article class="card"><header><h3>{esc(title)}{at}</h3>'
-        f'<span class="small num">{number(result.provenance.seconds)} s</span></header>'
-        f'<div class="pair"><figure>{over}<figcaption>overlay</figcaption></figure>'
-        f"<figure>{mapped}<figcaption>{esc(plain_map.title)}</figcaption></figure>{third}</div>"
-        f"{bars}{remark}{inside}{html.facts(_facts(result, known))}{notes}{caveat}"
+        f'<span class="small num">{duration(result.provenance.seconds)}</span></header>'
+        f"{pair}{bars}{remark}{inside}{caveat}{html.facts(_facts(result, known))}{notes}"
         f"{html.values_table(result.heat)}</article>"
     )
 
@@ -202,7 +207,8 @@ def _facts(result: Attribution, known: Described | None) -> dict[str, str]:
     out = {k: v for k, v in pairs.items() if v}
     out["range"] = f"{number(float(result.values.min()))} to {number(float(result.values.max()))}"
     out |= {k.replace("_", " "): html.short(v) for k, v in result.evidence.items()}
-    options = {k: v for k, v in result.options.items() if k != "layer"}
+    # An option left to the method is none; what the method chose for it stands among the evidence and the notes.
+    options = {k: v for k, v in result.options.items() if k != "layer" and v is not None}
     if options:
         out["options"] = ", ".join(f"{k.replace('_', ' ')} {html.short(v)}" for k, v in options.items())
     if known and known.paper:
@@ -222,26 +228,35 @@ def _truth(subject: Subject, result: Attribution) -> tuple[str, str]:
     alt = f"The true evidence: {share(found.area)} of the picture, shown in colour; the rest is faded."
     shown = html.picture(to_image(lit), alt, photo=True, cells=max(result.image.shape[:2]) <= 96)
     figure = f"<figure>{shown}<figcaption>true evidence</figcaption></figure>"
-    chance = f"chance would be {100 * found.area:.1f} %, its share of the area"
+    chance = f"spread evenly it would be {100 * found.area:.1f} %"
     if found.evidence is None:
-        return figure, f'<p class="flag">No positive evidence to compare with the truth; {chance}.</p>'
+        return figure, '<p class="flag">No positive evidence to compare with the truth.</p>'
     text = f"{100 * found.evidence:.1f} % of the positive evidence lies inside the true evidence; {chance}."
-    return figure, f"<div>{html.meter(found.evidence, found.area)}<p>{esc(text)}</p></div>"
+    return figure, f'<div class="inside">{html.meter(found.evidence, found.area)}<p>{esc(text)}</p></div>'
 
 
 def panel_block(subject: Subject, result: Attribution) -> str:
     """The panels of one result at full width, each with its bar or legend."""
-    figures = "".join(
-        html.drawing(
-            panel_drawing(p, result.image, subject.theme), panel_sentence(p), photo=p.values.ndim == 3
-        )
-        for p in result.panels.values()
-    )
+    figures = "".join(_panel(subject, result, p) for p in result.panels.values())
     title = esc(subject.title(result.method))
     return (
         f'<div class="block"><h3>{title}: panels</h3>'
         f'<p class="small">{esc(result.target)}</p><div class="panels">{figures}</div></div>'
     )
+
+
+def _panel(subject: Subject, result: Attribution, panel: Panel) -> str:
+    """One panel; a map of categories that holds one only is said in words, a square of one colour says nothing."""
+    if (
+        panel.scale == "categorical"
+        and panel.values.size
+        and bool((panel.values == panel.values.flat[0]).all())
+    ):
+        only = int(panel.values.flat[0])
+        name = esc(panel.labels.get(only, only))
+        return f"<figure><h4>{esc(panel.title)}</h4><p>{name}<br><span class='small'>at every position</span></p></figure>"
+    drawn = panel_drawing(panel, result.image, subject.theme)
+    return html.drawing(drawn, panel_sentence(panel), photo=panel.values.ndim == 3)
 
 
 def other_block(subject: Subject, result: Result) -> str:

@@ -92,7 +92,7 @@ def meter(part: float, mark: float | None = None) -> str:
 
 def facts(pairs: Mapping[str, str]) -> str:
     """Names with their values; `pairs` holds plain text."""
-    items = "".join(f"<dt>{esc(k)}</dt><dd>{esc(v)}</dd>" for k, v in pairs.items())
+    items = "".join(f"<div><dt>{esc(k)}</dt> <dd>{esc(v)}</dd></div>" for k, v in pairs.items())
     return f'<dl class="facts">{items}</dl>'
 
 

@@ -42,16 +42,24 @@ _SPELLED = str.maketrans(
 )
 _EXTRA = "·±“”‘’…°|"
 
-_CAPITALS = {"cam": "CAM", "lrp": "LRP", "lime": "LIME", "shap": "SHAP", "rise": "RISE", "pca": "PCA"} | {
-    "sne": "SNE",
-    "umap": "UMAP",
-    "nmf": "NMF",
-    "deeplift": "DeepLIFT",
-    "smoothgrad": "SmoothGrad",
-    "rectgrad": "RectGrad",
-    "deepdream": "DeepDream",
+_CAPITALS = {
+    word.lower(): word
+    for word in [
+        "CAM",
+        "LRP",
+        "LIME",
+        "SHAP",
+        "RISE",
+        "PCA",
+        "SNE",
+        "UMAP",
+        "NMF",
+        "DeepLIFT",
+        "SmoothGrad",
+        "RectGrad",
+        "DeepDream",
+    ]
 }
-
 
 _USUAL = (
     ("grad CAM", "Grad-CAM"),

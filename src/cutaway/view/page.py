@@ -22,6 +22,7 @@ h3 { font-size: 14px; line-height: 20px; font-weight: 600; margin: 0; }
 h4 { font-size: 12px; line-height: 16px; font-weight: 600; margin: 0 0 8px; color: var(--muted); }
 p { margin: 0 0 8px; max-width: 72ch; }
 section { margin-top: 32px; padding-top: 24px; border-top: 1px solid var(--line); }
+p.lead { margin: 12px 0; }
 .muted, figcaption, .small { color: var(--muted); }
 figcaption, .small, td, th { font-size: 12px; line-height: 16px; }
 a { color: var(--accent); }
@@ -36,20 +37,22 @@ img.bar { display: block; width: 100%; height: 10px; border: 1px solid var(--lin
 .unit { text-align: center; font-size: 12px; line-height: 16px; color: var(--muted); }
 .summary { display: grid; grid-template-columns: 256px minmax(220px, 300px) 1fr; gap: 24px 32px; margin-bottom: 24px; }
 .summary figure { max-width: 256px; }
-.bench { display: grid; grid-template-columns: repeat(auto-fill, minmax(360px, 1fr)); gap: 16px; }
-.bench.three { grid-template-columns: repeat(auto-fill, minmax(480px, 1fr)); }
+.bench { display: grid; grid-template-columns: repeat(auto-fill, minmax(480px, 1fr)); gap: 16px; }
 .card { border: 1px solid var(--line); padding: 16px; min-width: 0; display: flex; flex-direction: column; gap: 8px; }
 .card h3 span { font-weight: 400; color: var(--muted); }
 .card header { display: flex; justify-content: space-between; gap: 8px; align-items: baseline; }
 .card p { margin: 0; }
-.pair { display: grid; grid-auto-flow: column; grid-auto-columns: 1fr; gap: 8px; }
-.caveat { color: var(--muted); font-size: 12px; line-height: 16px; }
+.pair { display: grid; grid-template-columns: 1fr 1fr; gap: 8px; align-items: start; }
+.pair.led { grid-template-columns: 2fr 1fr; } .pair.led > :first-child { grid-row: 1 / 3; }
+.caveat { border-left: 2px solid var(--accent); padding-left: 8px; }
 .flag { color: var(--warn); }
-.facts { display: grid; grid-template-columns: max-content 1fr; gap: 0 12px; margin: 0;
-  font-size: 12px; line-height: 18px; }
-.facts dt { color: var(--muted); } .facts dd { margin: 0; overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
+.facts { display: flex; flex-wrap: wrap; gap: 0 16px; margin: 0; font-size: 12px; line-height: 18px; }
+.facts > div { max-width: 100%; } .facts dt, .facts dd { display: inline; margin: 0; } .facts dt { color: var(--muted); }
+.facts dd { overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
 .panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(220px, 1fr)); gap: 16px; margin: 8px 0 0; }
 .panels figure { max-width: 320px; }
+.panels h4 { min-height: 32px; display: flex; align-items: end; }
+.inside .meter { margin: 4px 0 8px; }
 .figure figure > img { width: auto; max-width: 100%; margin-top: 8px; }
 .block { border: 1px solid var(--line); padding: 16px; margin-top: 16px; }
 ul.legend { list-style: none; margin: 8px 0 0; padding: 0; font-size: 12px; line-height: 18px; }
@@ -64,7 +67,7 @@ ol.top li { display: grid; grid-template-columns: 1fr max-content; gap: 0 8px; m
 table { border-collapse: collapse; }
 th { text-align: left; font-weight: 600; color: var(--muted); }
 td, th { padding: 4px 16px 4px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-td.n, th.n { text-align: right; }
+td.n, th.n { text-align: right; } td.n { white-space: nowrap; }
 .grid td, .grid th { padding: 2px 8px 2px 0; }
 details { font-size: 12px; line-height: 16px; } summary { cursor: pointer; color: var(--muted); padding: 4px 0; }
 :focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
@@ -73,15 +76,14 @@ pre { background: var(--panel); border: 1px solid var(--line); padding: 16px; ov
 pre, code { font: 12px/18px ui-monospace, monospace; }
 @media screen and (max-width: 900px) { .summary { grid-template-columns: minmax(0, 256px) 1fr; }
   .summary > :last-child { grid-column: 1 / -1; } }
-@media screen and (max-width: 560px) { .summary, .bench, .bench.three { grid-template-columns: minmax(0, 1fr); }
+@media screen and (max-width: 560px) { .summary, .bench { grid-template-columns: minmax(0, 1fr); }
   main, header.top { padding-left: 16px; padding-right: 16px; } }
 @media print {
   :root { --bg: #fff; --panel: #f5f6f8; --text: #1b1f24; --muted: #586069; --accent: #0068b8; --warn: #8a5300;
     --line: #c9ced4; color-scheme: light; }
   @page { margin: 12mm; }
   body { zoom: .68; } nav, details:not([open]) { display: none; } main, header.top { max-width: none; padding: 0; }
-  .bench { grid-template-columns: repeat(3, minmax(0, 1fr)); }
-  .bench.three { grid-template-columns: repeat(2, minmax(0, 1fr)); }
+  .bench { grid-template-columns: repeat(2, minmax(0, 1fr)); }
   .panels { grid-template-columns: repeat(4, minmax(0, 1fr)); }
   .card, .block, figure, .keep, tr, li { break-inside: avoid; } h2, h3, h4 { break-after: avoid; }
   section.picture + section.picture { break-before: page; } pre { white-space: pre-wrap; }

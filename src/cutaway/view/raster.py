@@ -80,13 +80,20 @@ def desaturate(photo: Array, keep: float = 0.4) -> Floats:
 
 
 def overlay(
-    photo: Array, heat: Array, scale: Scale, *, keep: float = 0.4, opacity: float = OPACITY
+    photo: Array,
+    heat: Array,
+    scale: Scale,
+    *,
+    keep: float = 0.4,
+    opacity: float = OPACITY,
+    power: float = 1.0,
 ) -> Floats:
-    """Evidence laid over a desaturated photograph: opacity is proportional to |value|, zero is transparent.
+    """Evidence laid over a desaturated photograph: opacity follows |value| ** power, zero is transparent.
 
     `photo` (h, w, 3) in [0, 1] and `heat` (h, w) have one size. Where a value is 0 the photograph shows exactly.
+    A power below one lifts weak values: single pixels at their own opacity vanish on a photograph.
     """
-    alpha = (opacity * scale.strength(heat))[..., None]
+    alpha = (opacity * scale.strength(heat) ** power)[..., None]
     return desaturate(photo, keep) * (1 - alpha) + scale.rgb(heat) * alpha
 
 

@@ -14,6 +14,7 @@ from .colors import Array, Theme, number
 from .drawing import picture_names
 from .html import esc
 from .page import CSP, CSS
+from .words import duration
 
 __all__ = ["Described", "Predicted", "Prediction", "Refusal", "picture_names", "report"]
 
@@ -25,7 +26,8 @@ _READING = (
     "Each bar has its own numbers: the far end is the 99.9th percentile of the absolute value. "
     "Equal colours on two cards do not mean equal values.",
     "In an overlay the photograph is paler than it was, and opacity follows the absolute value: where nothing covers "
-    "the photograph, the value is zero or small.",
+    "the photograph, the value is zero or small. Maps that differ from pixel to pixel are hard to see there: "
+    "read the plain map, and find its place in the overlay, whose opacity follows the square root.",
     "A map is shown on its own grid. Seven by seven cells say nothing about single pixels, "
     "however smooth the overlay looks.",
     "Where the true evidence is known, compare the share of positive evidence inside it with its share of the area: "
@@ -38,6 +40,7 @@ def report(
     results: Sequence[Result],
     *,
     title: str = "What the network looked at",
+    lead: str = "",
     predictions: Mapping[str, Sequence[Predicted]] | None = None,
     truths: Mapping[str, Array] | None = None,
     catalogue: Mapping[str, Described] | None = None,
@@ -50,6 +53,7 @@ def report(
     Parameters
     ----------
     results : what to show, grouped by the picture they explain.
+    lead : a paragraph of plain text under the title.
     predictions : the most probable classes by picture; names as `picture_names` gives them.
     truths : by picture, the true evidence as a boolean (H, W) in the frame the network saw.
     catalogue : by method name, its title, caveat and paper; `cutaway.methods.METHODS` fits.
@@ -73,7 +77,7 @@ def report(
         f'<meta http-equiv="Content-Security-Policy" content="{CSP}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{esc(title)}</title><style>{CSS}</style></head><body>"
-        f'<header class="top"><h1>{esc(title)}</h1>{_opening(results, subjects)}</header><main>'
+        f'<header class="top"><h1>{esc(title)}</h1>{_opening(results, subjects, lead)}</header><main>'
         f"{sections}{missing}"
         f'<section id="reading"><h2>How to read this</h2><ul class="plain">{reading}</ul></section>'
         f'<section id="provenance"><h2>Where it comes from</h2>{_provenance(results, subjects)}</section>'
@@ -134,18 +138,19 @@ def _subjects(
     return made
 
 
-def _opening(results: Sequence[Result], subjects: Sequence[Subject]) -> str:
+def _opening(results: Sequence[Result], subjects: Sequence[Subject], lead: str) -> str:
     models = ", ".join(dict.fromkeys(r.provenance.model for r in results))
     methods = len({r.method for r in results})
-    seconds = number(sum(r.provenance.seconds for r in results))
+    seconds = duration(sum(r.provenance.seconds for r in results))
     pictures = sum(bool(s.name) for s in subjects)
     counts = f"{_count(pictures, 'picture')}, {_count(methods, 'method')}, {_count(len(results), 'result')}"
-    text = f"{models} · {counts} · {seconds} s of computing"
+    text = f"{models} · {counts} · {seconds} of computing"
     links = "".join(
         f'<li><a href="#picture-{i}">{esc(s.name)}</a></li>' for i, s in enumerate(subjects, 1) if s.name
     )
     links += '<li><a href="#reading">How to read this</a></li><li><a href="#provenance">Where it comes from</a></li>'
-    return f'<p class="muted">{esc(text)}</p><nav aria-label="contents"><ul>{links}</ul></nav>'
+    said = f'<p class="lead">{esc(lead)}</p>' if lead else ""
+    return f'<p class="muted">{esc(text)}</p>{said}<nav aria-label="contents"><ul>{links}</ul></nav>'
 
 
 def _count(n: int, noun: str) -> str:

@@ -12,7 +12,7 @@ from cutaway.core.result import Attribution, Result
 
 from .charts import parts
 from .colors import Theme, number
-from .drawing import evidence_scale, map_drawing, overlaid, photograph, picture_names, remark
+from .drawing import evidence_scale, is_fine, map_drawing, overlaid, photograph, picture_names, remark
 from .lettering import HAIRLINE, INK, MUTED, PAPER, method_title, wrap, write
 from .raster import to_image
 
@@ -71,12 +71,12 @@ def contact_sheet(
 def thumbnail(result: Result, theme: Theme = "default") -> Image.Image:
     """The one picture that stands for a result.
 
-    Of an attribution that is the overlay; where it has a number for every pixel, the plain map, because single
-    pixels vanish on a photograph. Of any other result it is its drawing.
+    Of an attribution that is the overlay; where single pixels differ, the plain map, because they vanish on a
+    photograph. Of any other result it is its drawing.
     """
     if not isinstance(result, Attribution):
         return parts(result, theme)[0].picture
-    if result.values.shape[-2:] == result.image.shape[:2]:
+    if is_fine(result):
         return map_drawing(result, theme).picture
     return to_image(overlaid(result, theme))
 
@@ -85,8 +85,7 @@ def _cell(result: Result, theme: Theme, *, named: bool = False) -> _Cell:
     """A thumbnail with its target and the ends of its scale, and with method and picture where no grid says them."""
     lines = [result.target, result.layer or ""]
     if isinstance(result, Attribution):
-        whole = result.values.shape[-2:] == result.image.shape[:2]
-        bar = (map_drawing(result, theme).scale if whole else None) or evidence_scale(result, theme)
+        bar = (map_drawing(result, theme).scale if is_fine(result) else None) or evidence_scale(result, theme)
         lines.append(remark(result) or f"{number(bar.low)} to {number(bar.high)} {result.unit}")
     if named:
         lines = [method_title(result.method), *lines, result.provenance.image]

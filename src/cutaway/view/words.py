@@ -98,6 +98,16 @@ def share(part: float) -> str:
     return f"{100 * part:.0f} %"
 
 
+def duration(seconds: float) -> str:
+    """A measured time in two digits.
+
+    >>> duration(0.0043), duration(0.199), duration(3.05), duration(75.2)
+    ('4.3 ms', '199 ms', '3 s', '75 s')
+    """
+    value, unit = (seconds * 1000, "ms") if seconds < 1 else (seconds, "s")
+    return f"{float(f'{value:.2g}'):g} {unit}" if value < 100 else f"{value:.0f} {unit}"
+
+
 def sentence(result: Attribution, title: str) -> str:
     """An attribution in one sentence: method, target, layer, where its positive mass lies, how much is negative."""
     at = f" at {result.layer}" if result.layer else ""
