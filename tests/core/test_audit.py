@@ -60,6 +60,7 @@ BYPASSES: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "index": (by_index, "__setitem__ with a mask"),
     "masked_fill": (lambda h: h.masked_fill(h < 0, 0.0), "maskedFill"),
     "addcmul": (lambda h: torch.addcmul(torch.zeros_like(h), h, (h > 0).to(h.dtype)), "addcmul"),
+    "one over it": (lambda h: 1 / (h + 3), "reciprocal"),
     "own function": (OwnReLU.apply, "ownReLU"),
     "tanh on a view": (tanh_on_a_view, "copySlices"),
     "gelu": (F.gelu, "gelu (smooth or leaky activation)"),
@@ -118,6 +119,12 @@ def test_passed_families_are_counted() -> None:
         Family.MAX_POOL: 1,
         Family.NORM: 1,
     }
+    with backward_rules({Family.RELU: guided_relu}) as mode:
+        y = torch.ones(8) / (torch.relu(x) + 3)
+    assert audit(y, mode, passes=PASSES) == {Family.MUL: 1}
+    with pytest.raises(MethodRefusedError, match="div"):
+        audit(y, mode)
+    y = F.max_pool2d(x, 2)
     with pytest.raises(MethodRefusedError, match="maxPool2DWithIndices"):
         audit(y, mode, passes=PASSES - {Family.MAX_POOL})
 

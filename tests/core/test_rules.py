@@ -122,6 +122,13 @@ def test_relu6_gate_closes_above_six() -> None:
     assert torch.autograd.grad(y.sum(), h)[0].tolist() == [0.0, 1.0, 0.0]
 
 
+def test_the_gate_is_shut_at_zero_itself() -> None:
+    h = torch.tensor([0.0, 1.0], requires_grad=True)
+    with backward_rules(RULES["guided"]):
+        y = torch.relu(h)
+    assert torch.autograd.grad(y.sum(), h)[0].tolist() == [0.0, 1.0]
+
+
 @pytest.mark.parametrize("shape", [(3, 2, 0, True), (3, 2, 1, False), (3, 1, 1, False), (2, 2, 0, False)])
 def test_overwriting_pool_equals_max_unpool(shape: tuple[int, int, int, bool]) -> None:
     size, stride, padding, ceil = shape
@@ -166,6 +173,18 @@ def test_remembered_inputs_survive_in_place_code() -> None:
         out = y + h
     torch.autograd.grad(out.sum(), x)
     assert torch.equal(seen[0], before)
+
+
+def test_memory_overwritten_unseen_is_refused() -> None:
+    """Writing through numpy is seen by no mode; the tensor's version then tells, or nothing could."""
+    x = torch.randn(1, 3, requires_grad=True)
+    with backward_rules(RULES["guided"]):
+        h = x * 2
+        y = torch.relu(h)
+    with torch.no_grad():
+        h.add_(1)
+    with pytest.raises(MethodRefusedError, match="overwritten in place"):
+        torch.autograd.grad(y.sum(), x)
 
 
 def test_rule_knows_the_layer_that_owns_the_weight() -> None:

@@ -107,6 +107,17 @@ def test_equals_captum_on_alexnet(name: str, peer: type) -> None:
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5 * np.abs(want).max())
 
 
+@pytest.mark.parametrize("keep", ["map", "maximum"])
+def test_a_gradient_start_is_the_mean_maps_own(keep: str) -> None:
+    net, x = Plain().double(), picture(1, 3, 12, 12).requires_grad_()
+    p = net.pool(F.relu(net.conv1(x)))
+    a = F.relu(net.conv2(p))[0, 2]
+    value = a.mean() if keep == "map" else a.max()
+    (want,) = torch.autograd.grad(value, x)
+    got = wrap(net).explain(x.detach(), "backprop", cutaway.channel("conv2", 2), keep=keep).values
+    np.testing.assert_allclose(got, want[0], rtol=1e-10, atol=1e-14)
+
+
 def test_comparison_figure_holds_the_three_rules() -> None:
     model, x = wrap(Plain()), picture(1, 3, 12, 12)
     result = model.explain(x, "guided_backprop", 1, compare=True)

@@ -118,15 +118,15 @@ class Tap(AbstractContextManager["Tap"]):
         call = read(function, args, kwargs)
         if call is None or not call.inputs:
             return result
-        for i, (name, tensor) in enumerate(self._followed):
-            if call.inputs[0] is not tensor:
-                continue
-            if call.family in (Family.RELU, Family.ACTIVATION):
-                del self._followed[i]
-                return self._take(name, result, in_place=call.in_place)
-            if call.family in (Family.BATCH_NORM, Family.IDENTITY):
-                self._followed[i] = (name, result)
-                return result
+        here = [(name, tensor) for name, tensor in self._followed if tensor is call.inputs[0]]
+        if not here:
+            return result
+        if call.family in (Family.RELU, Family.ACTIVATION):
+            self._followed = [(name, t) for name, t in self._followed if t is not call.inputs[0]]
+            for name, _ in here:
+                result = self._take(name, result, in_place=call.in_place)
+        elif call.family in (Family.BATCH_NORM, Family.IDENTITY):
+            self._followed = [(name, result if t is call.inputs[0] else t) for name, t in self._followed]
         return result
 
 
