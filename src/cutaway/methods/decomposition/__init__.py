@@ -1,0 +1,1 @@
+"""Attribution that takes the score apart: shares of the target that add up."""
