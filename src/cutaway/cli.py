@@ -1,4 +1,4 @@
-"""The command line: `cutaway explain`, `methods`, `layers`, `demo`. Importing it costs no torch."""
+"""The command line: `cutaway explain`, `methods`, `layers`, `filters`, `activations`, `demo`. Importing it costs no torch."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import Annotated
 import typer
 
 from cutaway import __version__
+from cutaway.commands.activations import activations
 from cutaway.commands.console import guarded, robust_streams
 from cutaway.commands.demo import demo
 from cutaway.commands.explain import explain
+from cutaway.commands.filters import filters
 from cutaway.commands.listing import layers, methods
 
 app = typer.Typer(
@@ -41,7 +43,7 @@ def options(
     """
 
 
-for _command in (demo, explain, methods, layers):
+for _command in (demo, explain, methods, layers, filters, activations):
     app.command()(guarded(_command))
 
 

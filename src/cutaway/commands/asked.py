@@ -42,6 +42,12 @@ def asks(names: Sequence[str], settings: Sequence[str]) -> list[Ask]:
         wanted = [name for name, method in METHODS.items() if _from_picture(method)]
     chosen = [get(name) for name in dict.fromkeys(wanted)]
     for method in chosen:
+        if set(method.needs) <= {LAYER}:
+            raise UsageError(
+                f"{method.name} looks at the network alone, not at a picture",
+                "methods that need a picture",
+                f"cutaway filters --method {method.name}",
+            )
         if not _from_picture(method):
             more = ", ".join(need.value for need in method.needs if need not in (IMAGE, TARGET, LAYER))
             raise UsageError(

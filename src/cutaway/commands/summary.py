@@ -78,7 +78,26 @@ def print_picture(one: Explained) -> None:
     out.print()
 
 
+def print_inspected(result: Result, *, as_json: bool) -> None:
+    """One result about the network alone: a JSON object, or a line and its notes."""
+    if as_json:
+        print_json("filters", {"model": result.provenance.model, "results": [_entry(result.method, result)]})
+        return
+    from rich.text import Text
+
+    out = console()
+    method, layer, shape, low, high, seconds = _row(result)
+    line = f"{method} of {result.provenance.model} at {layer}: {shape}, {low} to {high}, {seconds} s"
+    out.print(Text(line), soft_wrap=True)
+    for note in result.notes:
+        out.print(Text(f"  {note}", style="dim"), soft_wrap=True)
+
+
 def _result(one: Explained, result: Result) -> dict[str, Any]:
+    return _entry(array_name(one.number, one.path, result.method), result)
+
+
+def _entry(name: str, result: Result) -> dict[str, Any]:
     values = result.arrays()["values"]
     plain = result.to_dict()
     return {
@@ -86,7 +105,7 @@ def _result(one: Explained, result: Result) -> dict[str, Any]:
         "target": result.target,
         "layer": result.layer,
         "options": plain["options"],
-        "array": array_name(one.number, one.path, result.method),
+        "array": name,
         "shape": list(values.shape),
         "min": float(values.min()) if values.size else None,
         "max": float(values.max()) if values.size else None,

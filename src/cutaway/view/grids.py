@@ -17,11 +17,13 @@ LONGEST = 1200
 
 
 def picture_drawings(result: Picture) -> list[Drawing]:
-    """A picture or grid, then every panel that belongs to it."""
+    """A picture or grid with every panel that belongs to it; what makes maps stands before them."""
     first = Panel(
         result.title, result.values, result.scale, result.unit, columns=result.columns, each=result.each
     )
-    return [grid_drawing(p, result.method) for p in (first, *result.panels.values())]
+    causes = [p for p in result.panels.values() if first.scale == "maps" != p.scale]
+    others = [p for p in result.panels.values() if p not in causes]
+    return [grid_drawing(p, result.method) for p in (*causes, first, *others)]
 
 
 def grid_drawing(panel: Panel, method: str = "") -> Drawing:
@@ -66,11 +68,11 @@ def tile_colors(values: Array, *, each: bool) -> tuple[Floats, Scale]:
 
 
 def _sheet(colors: Floats, columns: int | None) -> Array:
-    """The mosaic at a size for the eye: tiles enlarged to about 48 pixels, as far as the sheet allows."""
+    """The mosaic at a size for the eye: tiles enlarged to about 48 pixels, few tiles more, as far as the sheet allows."""
     count, height, width = colors.shape[:3]
     across = columns or math.isqrt(count - 1) + 1
     tall = -(-count // across) * height
-    times = round(48 / max(height, width))
+    times = max(round(48 / max(height, width)), LONGEST // 2 // max(across * width, tall))
     times = max(1, min(times, LONGEST // max(across * width, tall)))
     tiles = np.stack([enlarge(c, height * times, width * times) for c in colors])
     sheet = mosaic(tiles, columns=columns)

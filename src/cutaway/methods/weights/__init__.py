@@ -1,0 +1,1 @@
+"""What a network's weights say by themselves, without any picture."""
