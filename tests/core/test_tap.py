@@ -114,9 +114,13 @@ def test_hooks_are_gone_after_success_error_and_a_bad_name(model: cutaway.Vision
     def hooks() -> int:
         return sum(len(m._forward_hooks) for m in model.network.modules())
 
-    with pytest.raises(ZeroDivisionError), Tap(model, "conv1", "fc"):
-        assert hooks() == 2
-        raise ZeroDivisionError
+    def fail() -> None:
+        with Tap(model, "conv1", "fc"):
+            assert hooks() == 2
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     with pytest.raises(UnknownNameError, match="conv1"):
         Tap(model, "conv1", "conv11")
     assert hooks() == 0
