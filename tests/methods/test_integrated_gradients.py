@@ -213,3 +213,15 @@ def test_previews_run_towards_the_result() -> None:
     np.testing.assert_array_equal(seen[-1].preview[1], results[1].values)
     first = np.abs(seen[0].preview[0].numpy() - results[0].values).max()
     assert 0 < first < np.abs(results[0].values).max()
+
+
+def test_one_kink_is_found_where_the_end_tangents_cross() -> None:
+    class Hinge(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.relu(x.mean((1, 2, 3)) - 0.3).unsqueeze(1)
+
+    result = wrap(Hinge()).explain(
+        torch.full((3, 4, 4), 0.9).double(), "integrated_gradients", 0, rule="exact"
+    )
+    assert result.evidence["evaluations"] <= 5  # halving alone would take thirty
+    np.testing.assert_allclose(result.values, 0.6 / 16, rtol=1e-12)
