@@ -88,7 +88,7 @@ def _layer_table(name: str, table: LayerTable) -> None:
     drawn = Table(box=None, header_style="dim", padding=(0, 2, 0, 0), pad_edge=False)
     for label in ("layer", "type", "output", "parameters", "MACs", "sees px", "step px", "then"):
         number = label in ("output", "parameters", "MACs", "sees px", "step px")
-        drawn.add_column(label, justify="right" if number else "left", no_wrap=label != "then")
+        drawn.add_column(label, justify="right" if number else "left", no_wrap=True)
     chosen, reason = _suggested(table)
     for row in table:
         sees = "all" if row.whole else _square(row.field) if row.field else "?"
@@ -100,7 +100,7 @@ def _layer_table(name: str, table: LayerTable) -> None:
             _count(row.macs),
             sees,
             _square(row.jump) if row.jump else "",
-            row.activation or "",
+            _then(row.activation),
         )
         drawn.add_row(*map(Text, cells), style="bold" if row.name == chosen else "")
     out.print(drawn)
@@ -128,6 +128,16 @@ def _count(number: int) -> str:
         if number >= size:
             return f"{number / size:.3g} {letter}"
     return str(number) if number else ""
+
+
+def _then(activation: str | None) -> str:
+    """What follows a layer, in order and short enough for a column.
+
+    >>> _then("relu after batch_norm"), _then("relu"), _then(None)
+    ('norm, relu', 'relu', '')
+    """
+    last, _, first = (activation or "").partition(" after ")
+    return f"{'norm' if first.endswith('norm') else first}, {last}" if first else last
 
 
 def _all(chosen: list[Method]) -> None:
