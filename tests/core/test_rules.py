@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cutaway.core.errors import MethodRefusedError
-from cutaway.core.operators import Family
+from cutaway.core.operators import Family, read
 from cutaway.core.rules import Record, Rule, backward_rules, plain
 from cutaway.methods.projection.rules import deconvnet_relu, guided_relu, overwrite_pool
 
@@ -192,6 +192,14 @@ def test_rule_knows_the_layer_that_owns_the_weight() -> None:
     with backward_rules({Family.CONV: plain, Family.LINEAR: plain}, net) as mode:
         net(torch.randn(1, 3, 6, 6, requires_grad=True))
     assert [c.owner for c in mode.placed] == ["0", "3"]
+
+
+def test_calls_with_variadic_shapes_compute_again() -> None:
+    x = torch.randn(2, 3, 4)
+    for function, args in ((Tensor.view, (6, -1)), (Tensor.permute, (2, 0, 1)), (Tensor.flatten, (1, 2))):
+        call = read(function, (x, *args), {})
+        assert call is not None
+        assert torch.equal(call.compute(x), function(x, *args))
 
 
 def test_rules_can_be_chosen_by_call() -> None:

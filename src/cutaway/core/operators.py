@@ -62,11 +62,12 @@ class Call:
         order = TABLE[self.function].names
         positional = []
         merged = {**named, **arguments}
+        rest = merged.pop("rest", ())  # variadic shapes: view(2, -1)
         for name in order:
             if name not in merged:
                 break
             positional.append(merged.pop(name))
-        return function(*positional, **merged)
+        return function(*positional, *rest, **merged)
 
 
 def read(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call | None:
