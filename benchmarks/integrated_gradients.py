@@ -74,7 +74,7 @@ def one(model: VisionModel, path: Path, truth: bool) -> dict[str, object]:
     """Both sides on one photograph."""
     x = model.pixels(path)
     k = model.predict(path)[0].index
-    mine = model.explain(x, "integrated_gradients", k, reduce="rgb")
+    mine = model.explain(path, "integrated_gradients", k, reduce="rgb")
     assert isinstance(mine, cutaway.Attribution)
     row: dict[str, object] = {
         "picture": path.name,

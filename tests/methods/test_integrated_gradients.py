@@ -125,7 +125,7 @@ def test_gates_tell_pieces_apart_that_gradients_cannot() -> None:
     net, x = Bump().double(), torch.rand(1, 3, 4, 4, dtype=torch.float64)
     gates, states = Gates(), []
     for level in (0.1, 0.2, 0.32, 0.5, 0.6):
-        with gates.watch():
+        with gates.watch(1):
             net(torch.full_like(x, level).requires_grad_())
         states.append(int(gates.fingerprints))
     assert states[0] == states[1]
@@ -217,11 +217,15 @@ def test_previews_run_towards_the_result() -> None:
 
 def test_one_kink_is_found_where_the_end_tangents_cross() -> None:
     class Hinge(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.level = nn.Parameter(torch.tensor(0.3, dtype=torch.float64))
+
         def forward(self, x: Tensor) -> Tensor:
-            return F.relu(x.mean((1, 2, 3)) - 0.3).unsqueeze(1)
+            return F.relu(x.mean((1, 2, 3)) - self.level).unsqueeze(1)
 
     result = wrap(Hinge()).explain(
-        torch.full((3, 4, 4), 0.9).double(), "integrated_gradients", 0, rule="exact"
+        torch.full((3, 4, 4), 0.9, dtype=torch.float64), "integrated_gradients", 0, rule="exact"
     )
     assert result.evidence["evaluations"] <= 5  # halving alone would take thirty
     np.testing.assert_allclose(result.values, 0.6 / 16, rtol=1e-12)

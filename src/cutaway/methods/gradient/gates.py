@@ -23,7 +23,7 @@ class Gates:
     a segment have one fingerprint, no kink lies between them.
 
     >>> gates = Gates()
-    >>> with gates.watch():
+    >>> with gates.watch(3):
     ...     y = torch.relu(torch.tensor([[-1.0, 2.0], [-3.0, 1.0], [1.0, 1.0]], requires_grad=True))
     >>> a, b, c = gates.fingerprints.tolist()
     >>> a == b, a == c, gates.families
@@ -35,16 +35,19 @@ class Gates:
         self.families: set[Family] = set()
         self._met = 0
 
-    def watch(self) -> backward_rules:
-        """The mode under which to run the network once; nothing but watching happens."""
-        self.fingerprints, self.families, self._met = torch.zeros(1, dtype=torch.int64), set(), 0
+    def watch(self, pictures: int) -> backward_rules:
+        """The mode under which to run the network once on a batch; nothing but watching happens."""
+        self.fingerprints, self.families, self._met = torch.zeros(pictures, dtype=torch.int64), set(), 0
         return backward_rules(self._see)
 
     def _see(self, call: Call) -> None:
         self.families.add(call.family)
         if call.family in KINKED:
             with torch.no_grad():
-                states = _states(call).flatten(1)
+                states = _states(call)
+                if states.numel() % len(self.fingerprints):
+                    return  # shared by the whole batch: it cannot tell its pictures apart
+                states = states.reshape(len(self.fingerprints), -1)
                 self._met += 1
                 generator = torch.Generator().manual_seed(self._met)
                 top = 2**62

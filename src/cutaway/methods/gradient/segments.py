@@ -44,14 +44,14 @@ class Line:
         at = torch.tensor(places, dtype=torch.float64).to(self.difference).view(-1, 1, 1, 1)
         pictures = (self.baseline + at * self.difference).detach().requires_grad_()
         if gates:
-            with self._gates.watch():
+            with self._gates.watch(len(places)):
                 values = score(self.model, pictures, self.target)
             self.families |= self._gates.families
         else:
             values = score(self.model, pictures, self.target)
         (gradients,) = gradient(values, pictures)
         slopes = (gradients.double() * self.difference.double()).sum((1, 2, 3))
-        marks = self._gates.fingerprints.expand(len(places)).tolist() if gates else [0] * len(places)
+        marks = self._gates.fingerprints.tolist() if gates else [0] * len(places)
         self.evaluations += len(places)
         return [
             Node(*row)
