@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -257,6 +258,15 @@ def test_mistakes_have_a_code_and_say_what_would_do(
     assert sorted(p for p in place.iterdir() if p.name != "__pycache__") == before
 
 
+@pytest.fixture
+def _ctrl_c() -> Iterator[None]:
+    """A shell starts what it runs in the background with Ctrl-C ignored; here it means what it means to a person."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_ctrl_c")
 def test_an_interrupt_keeps_what_was_finished(run: Run, place: Path) -> None:
     done = explain(
         run,

@@ -86,9 +86,9 @@ def _layer_table(name: str, table: LayerTable) -> None:
 
     out = console()
     drawn = Table(box=None, header_style="dim", padding=(0, 2, 0, 0), pad_edge=False)
-    for label in ("layer", "type", "output", "parameters", "MACs", "sees px", "step px", "then"):
-        number = label in ("output", "parameters", "MACs", "sees px", "step px")
-        drawn.add_column(label, justify="right" if number else "left", no_wrap=True)
+    for label in ("layer", "type", "output", "params", "MACs", "sees", "step", "then"):
+        number = label in ("output", "params", "MACs", "sees", "step")
+        drawn.add_column(label, justify="right" if number else "left", no_wrap=number, overflow="fold")
     chosen, reason = _suggested(table)
     for row in table:
         sees = "all" if row.whole else _square(row.field) if row.field else "?"
@@ -106,6 +106,9 @@ def _layer_table(name: str, table: LayerTable) -> None:
     out.print(drawn)
     whole = f"{name}: {_count(table.parameters)} parameters, {_count(table.macs)} MACs per picture"
     out.print(Text(f"\n{whole}", style="bold"))
+    out.print(
+        Text("sees, step: picture pixels one unit depends on, and from one unit to the next", style="dim")
+    )
     out.print(Text(f"for class activation maps: {chosen or 'none'}; {reason}", style="dim"))
 
 

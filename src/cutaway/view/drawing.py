@@ -17,7 +17,7 @@ from .raster import categories, color_picture, enlarge, fit, overlay, to_image
 # Single pixels differ from their neighbours by about half their own size (0.44 to 1.5 measured on every gradient
 # map); windows and upsampled grids do not (0.03 to 0.06).
 FINE = 0.25
-LIFTED = "overlay, weak values lifted (square root)"
+LIFTED = "overlay, opacity √|value|"
 
 LegendEntry = tuple[tuple[float, float, float], str]
 

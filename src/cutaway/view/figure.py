@@ -31,16 +31,15 @@ def draw(result: Result, *, title: str = "", theme: Theme = "default") -> bytes:
     numbers and its unit. The text chunk "cutaway" holds `result.to_dict()` as JSON. `title` replaces the method's
     name. Raises `InputError` where the values hold NaN or infinity.
     """
-    tiles = [_tile(p) for p in parts(result, theme)]
-    image = _compose(result, title or method_title(result.method), tiles)
+    image = _compose(result, title or method_title(result.method), parts(result, theme))
     info = PngInfo()
     info.add_itxt(TEXT_CHUNK, json.dumps(result.to_dict()), zip=True)
     return encode(image, pnginfo=info, optimize=True)
 
 
-def _compose(result: Result, title: str, tiles: Sequence[Image.Image]) -> Image.Image:
-    columns = len(tiles) if len(tiles) <= 4 else 3 if len(tiles) in (5, 6) else 4
-    rows = [tiles[i : i + columns] for i in range(0, len(tiles), columns)]
+def _compose(result: Result, title: str, drawn: Sequence[Drawing]) -> Image.Image:
+    columns = len(drawn) if len(drawn) <= 4 else 3 if len(drawn) in (5, 6) else 4
+    rows = [_row(drawn[i : i + columns]) for i in range(0, len(drawn), columns)]
     inner = max(480, max(sum(t.width + GAP for t in row) - GAP for row in rows))
     head = _heading(result, title, inner)
     foot = [line for note in result.notes for line in wrap(note, 12, inner)]
@@ -85,10 +84,16 @@ def _line(text: str, size: int, width: float) -> str:
     return wrap(text, size, width, 1)[0]
 
 
-def _tile(part: Drawing) -> Image.Image:
+def _row(drawn: Sequence[Drawing]) -> list[Image.Image]:
+    """Tiles side by side, their pictures at one height whatever the length of their titles."""
+    titles = [wrap(p.title, 13, max(p.picture.width, 160), 2) for p in drawn]
+    most = max(map(len, titles))
+    return [_tile(p, [""] * (most - len(t)) + t) for p, t in zip(drawn, titles, strict=True)]
+
+
+def _tile(part: Drawing, title: Sequence[str]) -> Image.Image:
     """A drawing with its title above and its colour bar or legend, with numbers, below."""
     width = max(part.picture.width, 160)
-    title = wrap(part.title, 13, width, 2)
     said = wrap(part.remark, 12, width) if part.remark else []
     legend = [wrap(name, 12, width - 18, 1)[0] for _, name in part.legend]
     height = len(title) * LINE + part.picture.height + 6
