@@ -184,6 +184,41 @@ def test_between_two_steps_everything_is_the_callers(method: str) -> None:
     assert count >= 1
 
 
+@pytest.mark.parametrize("method", [m for m in sorted(METHODS) if TARGET in METHODS[m].needs])
+def test_without_a_target_the_predicted_class_of_each_picture_is_explained(method: str) -> None:
+    model = model_of(build("residual"))
+    x = pictures(2)
+    with torch.no_grad():
+        wanted = model(x).argmax(1)
+    goal = cutaway.predicted()
+    for i in (0, 1, 0):  # one predicted() asked about several pictures decides anew for each
+        got = run(model, method, x[i : i + 1], goal)[0]
+        np.testing.assert_allclose(
+            got.values, run(model, method, x[i : i + 1], int(wanted[i]))[0].values, rtol=1e-12
+        )
+        default = run(model, method, x[i : i + 1], None)[0]
+        np.testing.assert_array_equal(default.values, got.values)
+        assert any("predicted class" in n for n in default.notes)
+
+
+@pytest.mark.parametrize("method", [m for m in sorted(METHODS) if (m, "residual") not in REFUSED])
+def test_surroundings_do_not_leak_in(method: str) -> None:
+    model = model_of(build("residual").float())
+    x = pictures(1).float()
+    want = run(model, method, x)[0].values
+    with torch.autocast("cpu", torch.bfloat16):
+        np.testing.assert_array_equal(run(model, method, x)[0].values, want)
+    with torch.inference_mode():
+        np.testing.assert_array_equal(run(model, method, x.clone())[0].values, want)
+
+
+def test_the_layer_table_leaves_random_numbers_alone() -> None:
+    model = model_of(build("residual"))
+    before = torch.get_rng_state()
+    assert len(model.layers) > 3
+    assert torch.equal(before, torch.get_rng_state())
+
+
 def outside(parameter: Any) -> list[Any]:
     bad: list[Any] = [object()]
     if parameter.choices:

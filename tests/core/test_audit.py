@@ -25,6 +25,21 @@ class OwnReLU(torch.autograd.Function):
         return signal
 
 
+class Linear(OwnReLU):
+    """A custom function with the name of a linear operator."""
+
+
+def mask_without_gradient(h: Tensor) -> Tensor:
+    with torch.no_grad():
+        mask = (h > 0).to(h)
+    return h * mask
+
+
+def behind_autograd(h: Tensor) -> Tensor:
+    h.data.clamp_(min=0)
+    return h
+
+
 def by_index(h: Tensor) -> Tensor:
     h = h.clone()
     h[h < 0] = 0
@@ -61,6 +76,15 @@ BYPASSES: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "masked_fill": (lambda h: h.masked_fill(h < 0, 0.0), "maskedFill"),
     "addcmul": (lambda h: torch.addcmul(torch.zeros_like(h), h, (h > 0).to(h.dtype)), "addcmul"),
     "one over it": (lambda h: 1 / (h + 3), "reciprocal"),
+    "mask without gradient": (mask_without_gradient, "mul: a product with a mask"),
+    "mask through numpy": (lambda h: h * torch.from_numpy(h.detach().numpy() > 0), "numpy"),
+    "mask through a list": (lambda h: h * torch.tensor((h > 0).tolist()), "tolist"),
+    "written behind autograd": (behind_autograd, "clamp_"),
+    "maximum over a stack": (
+        lambda h: torch.stack([h, torch.zeros_like(h)]).amax(0),
+        "amax: a maximum over other",
+    ),
+    "own function called Linear": (Linear.apply, "linear: Linear, a custom autograd function"),
     "own function": (OwnReLU.apply, "ownReLU"),
     "tanh on a view": (tanh_on_a_view, "copySlices"),
     "gelu": (F.gelu, "gelu (smooth or leaky activation)"),
@@ -97,10 +121,12 @@ def test_scripted_blocks_are_refused(function: Callable[[Tensor], Tensor]) -> No
 
 def test_linear_operators_and_constant_masks_pass() -> None:
     x = torch.randn(2, 6, 8, 8, requires_grad=True)
+    shift = torch.rand(6, 1, 1)
     mask = torch.rand(8, 8) > 0.5
     scale = nn.Parameter(torch.rand(6, 1, 1), requires_grad=False)
     with backward_rules({Family.RELU: guided_relu}) as mode:
         h = torch.relu(x) * mask * scale / 3 - 1
+        h = (h - shift.to(h)) * shift.type_as(h) * scale.expand_as(h)
         h = torch.where(mask, h, h.roll(1, 2)).flip(3)
         h = F.interpolate(F.pad(h, (1, 1, 1, 1)), scale_factor=2, mode="bilinear")
         h[:, 0] = h[:, 1]
@@ -127,6 +153,16 @@ def test_passed_families_are_counted() -> None:
     y = F.max_pool2d(x, 2)
     with pytest.raises(MethodRefusedError, match="maxPool2DWithIndices"):
         audit(y, mode, passes=PASSES - {Family.MAX_POOL})
+
+
+def test_a_product_of_two_activations_is_no_linear_operator() -> None:
+    x = torch.randn(1, 6, 5, 5, requires_grad=True)
+    with backward_rules({Family.RELU: guided_relu}) as mode:
+        h = torch.relu(x)
+        y = F.conv2d(h, h[:, :, :3, :3])
+    assert audit(y, mode, passes=PASSES) == {Family.MUL: 1}
+    with pytest.raises(MethodRefusedError, match="convolution"):
+        audit(y, mode)
 
 
 def test_batch_norm_in_training_mode_is_refused() -> None:

@@ -127,6 +127,37 @@ def test_hooks_are_gone_after_success_error_and_a_bad_name(model: cutaway.Vision
     assert torch.relu(torch.ones(1, requires_grad=True)).grad_fn.name().startswith("Relu")  # type: ignore[union-attr]
 
 
+class Overwriting(nn.Module):
+    """In-place ReLU by statement, then an in-place product on the same tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv(x)
+        h.relu_()
+        h.mul_(2)
+        out: Tensor = self.fc(h.mean((2, 3)))
+        return out
+
+
+def test_in_place_relu_and_what_overwrites_it_later() -> None:
+    net = Overwriting().double().eval().requires_grad_(False)
+    model = cutaway.VisionModel(net, cutaway.Preprocess(), name="overwriting")
+    model.pixels(X)
+    want = net.conv(X).clamp(min=0)
+    with Tap(model, "conv") as tap:
+        model(X)
+    torch.testing.assert_close(tap["conv"], want)
+    with Tap(model, "conv", edit=lambda name, a: a * 0):
+        torch.testing.assert_close(model(X), net.fc(torch.zeros(2, 4, dtype=torch.float64)))
+    with Tap(model, "conv", leaf=True) as tap:
+        out = model(X)
+    (g,) = torch.autograd.grad(out[:, 1].sum(), tap["conv"])
+    torch.testing.assert_close(g, 2 / 56 * net.fc.weight[1].view(1, 4, 1, 1).expand_as(g))
+
+
 def test_a_layer_that_runs_twice_is_refused_by_name() -> None:
     relu = nn.ReLU()
     net = nn.Sequential(nn.Conv2d(3, 3, 1), relu, nn.Conv2d(3, 3, 1), relu, nn.Flatten(), nn.Linear(27, 2))

@@ -87,6 +87,31 @@ def test_cam_refuses_flatten_and_nonlinear_targets() -> None:
         wrap(GapNet()).explain(picture(3, 8, 10), "cam", cutaway.probability(1))
 
 
+class SideBranch(GapNet):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        early = self.features[:3](x)
+        out: torch.Tensor = self.fc(self.features[3:](early).mean((2, 3)) + early[:, :6].mean((2, 3)))
+        return out
+
+
+def test_cam_refuses_a_score_that_reads_the_picture_beside_the_layer() -> None:
+    with pytest.raises(MethodRefusedError, match="beside"):
+        wrap(SideBranch()).explain(picture(3, 8, 10), "cam", 1, layer="features.5")
+
+
+def test_grad_cam_plus_plus_survives_a_certain_network() -> None:
+    net = GapNet()
+    with torch.no_grad():
+        net.fc.bias[2] = 40
+    x = picture(1, 3, 10, 12)
+    want = wrap(net).explain(x, "grad_cam_plus_plus", cutaway.probability(2), layer="features").values
+    net = net.float()
+    model = cutaway.VisionModel(net, cutaway.Preprocess(), name="certain")
+    got = model.explain(x.float(), "grad_cam_plus_plus", cutaway.probability(2), layer="features").values
+    assert want.max() > 0
+    np.testing.assert_allclose(got / want.max(), want / want.max(), atol=2e-2)
+
+
 def test_grad_cam_equals_brute_force_with_finite_differences() -> None:
     net = FlattenNet().double()
     x = picture(1, 3, 8, 10)

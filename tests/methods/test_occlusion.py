@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cutaway.core.errors import UnknownNameError, UsageError
+from cutaway.core.errors import MethodRefusedError, UnknownNameError, UsageError
 from cutaway.core.method import get
 from cutaway.core.model import VisionModel
 from cutaway.core.preprocess import Preprocess
@@ -429,3 +429,13 @@ def test_photograph_on_a_trained_network(data_folder) -> None:
             activity = float(lenet[:5](hidden)[0, k].sum())
             assert result.panels["activity"].values[row, col] == pytest.approx(activity, rel=1e-4)
     assert result.values[digit[0, 0] > 200].mean() > 3 * np.abs(result.values[digit[0, 0] == 0]).mean()
+
+
+def test_networks_that_mix_the_pictures_of_a_batch_are_refused() -> None:
+    norm = torch.nn.BatchNorm2d(4, track_running_stats=False)
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3), norm, torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(144, 2)
+    )
+    model = VisionModel(net, Preprocess(), name="mixes")
+    with pytest.raises(MethodRefusedError, match="other pictures of the batch"):
+        model.explain(torch.rand(3, 8, 8), "occlusion", 1, window=4, stride=2)

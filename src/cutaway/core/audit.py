@@ -12,10 +12,11 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction
 
 from .errors import MethodRefusedError
 from .operators import Family
-from .rules import backward_rules
+from .rules import Rewired, backward_rules
 
 _LINEAR = [
     "Convolution",
@@ -108,9 +109,7 @@ _NODES: dict[str, Family] = {
     **dict.fromkeys(
         [
             "MaxPool2DWithIndices",
-            "MaxPool3DWithIndices",
             "AdaptiveMaxPool2D",
-            "AdaptiveMaxPool3D",
             "MkldnnMaxPool2D",
             "Amax",
             "Max",
@@ -155,6 +154,7 @@ _NODES: dict[str, Family] = {
     **dict.fromkeys(["Softmax", "LogSoftmax"], Family.SOFTMAX),
     **dict.fromkeys(["Mul", "Div", "Mm", "Bmm"], Family.MUL),
 }
+_BILINEAR = {"Convolution", "Addmm", "Addbmm", "Baddbmm", "Mv", "Linear", "GridSampler2D"}
 _CHOOSING = {"Where", "MaskedFill", "IndexPut", "Index", "Gather", "CopySlices", "MaskedScatter", "Scatter"}
 
 
@@ -219,7 +219,17 @@ def _family(node: Any) -> Family | str | None:
     """None for a node that is right as it stands; otherwise its family, or its name when it has none."""
     name = _name(node)
     mark = node.metadata.get("cutaway")
-    if mark == "placed" or name == "Rewired" or name in _LINEAR:
+    if mark == "placed" or getattr(type(node), "_forward_cls", None) is Rewired:
+        return None
+    if isinstance(node, BackwardCFunction):  # written by hand: its name says nothing
+        return f"{name}, a custom autograd function"
+    factors = [parent for parent, _ in node.next_functions]
+    factors = factors[1:3] if name in ("Addmm", "Addbmm", "Baddbmm") else factors[:2]
+    if name in _BILINEAR and None not in factors and len(factors) == 2:
+        return Family.MUL
+    if name in ("Amax", "Max") and not _over_positions(node):
+        return "a maximum over other things than positions"
+    if name in _LINEAR:
         return None
     if name.endswith("BatchNorm"):
         return "batch norm in training mode" if _training(node) else None
@@ -240,7 +250,15 @@ def _family(node: Any) -> Family | str | None:
 
 
 def _name(node: Any) -> str:
-    return re.sub(r"(Backward\d*)+$", "", node.name().rpartition("::")[2])
+    return re.sub(r"(Backwards?\d*)+$", "", node.name().rpartition("::")[2])
+
+
+def _over_positions(node: Any) -> bool:
+    """Whether a maximum runs over rows and columns, as global max pooling does."""
+    dims = getattr(node, "_saved_dim", None)
+    dims = dims if isinstance(dims, tuple) else (dims,)
+    behind = {2, 3, -1, -2, 2**64 - 1, 2**64 - 2}  # autograd keeps negative numbers unsigned
+    return bool(dims) and all(d in behind for d in dims)
 
 
 def _training(node: Any) -> bool:

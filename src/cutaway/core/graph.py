@@ -109,6 +109,14 @@ class Trace:
         """The shape of a value, batch first."""
         return self.nodes[value.node].shapes[value.output]
 
+    def beside(self, value: Value) -> bool:
+        """Whether the picture reaches the output by a way that does not lead through this value."""
+        reached: set[int] = {0}
+        for node in self.nodes[1:]:
+            if any(v.node in reached and v != value for v in node.parents):
+                reached.add(node.index)
+        return any(v.node in reached and v != value for v in self.output)
+
     @cached_property
     def readers(self) -> Mapping[Value, tuple[int, ...]]:
         """For every value the operators that read it, in order."""

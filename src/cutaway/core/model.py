@@ -55,6 +55,9 @@ class VisionModel:
     ) -> None:
         if isinstance(network, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
             network = network.module  # function modes are per thread; replicas would not see them
+        network = getattr(
+            network, "_orig_mod", network
+        )  # compiled code hides its operators; the module does not
         self.network, self.preprocess, self.classes, self.name = network, preprocess, tuple(classes), name
         self.card: Mapping[str, Any] = dict(card or {})
         self._print: tuple[tuple[Any, ...], str] | None = None
@@ -75,6 +78,11 @@ class VisionModel:
         """The network's floating-point type."""
         return next((t.dtype for t in self._tensors() if t.is_floating_point()), torch.float32)
 
+    @property
+    def random_devices(self) -> list[int]:
+        """Devices with random numbers of their own, as `torch.random.fork_rng` wants them."""
+        return [self.device.index or 0] if self.device.type == "cuda" else []
+
     def _tensors(self) -> Iterator[Tensor]:
         yield from self.network.parameters()
         yield from self.network.buffers()
@@ -91,7 +99,7 @@ class VisionModel:
                     out = self.network(x)
             else:
                 out = self.network(x)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
             raise self._explained(error, x) from error
         out = _scores(out)
         if self.classes and out.ndim >= 2 and out.shape[1] != len(self.classes):
@@ -134,8 +142,10 @@ class VisionModel:
         """The layer table at the size of the last picture, or at the preprocessing's size."""
         height, width = self._size or self.preprocess.size or (224, 224)
         if (height, width) not in self._tables:
-            x = torch.rand(1, 3, height, width, device=self.device, dtype=self.dtype)
-            with self.guard(), torch.no_grad():
+            shape = (1, self.preprocess.pixel_channels, height, width)
+            noise = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+            x = noise.to(self.device, self.dtype)
+            with self.guard(), torch.no_grad(), torch.random.fork_rng(devices=self.random_devices):
                 self._tables[height, width] = LayerTable.build(self, x)
         return self._tables[height, width]
 
@@ -241,10 +251,10 @@ class VisionModel:
             "float32 or float64 weights",
         )
 
-    def _explained(self, error: RuntimeError, x: Tensor) -> Exception:
+    def _explained(self, error: Exception, x: Tensor) -> Exception:
         if isinstance(error, CutawayError):
             return error
-        text = str(error).splitlines()[0]
+        text = (str(error).splitlines() or [type(error).__name__])[0]
         if "Cannot set version_counter" in text or "out of memory" in text.lower():
             return error
         return InputError(

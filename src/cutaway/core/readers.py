@@ -66,6 +66,10 @@ class _Class(Reader):
             raise UsageError(f"class {index!r} was not looked up", "a target resolved against a model", "")
         scores = values.flatten(2).sum(2) if values.ndim > 2 else values
         if isinstance(index, Tensor):
+            if len(index) == len(values) and not bool(((index >= 0) & (index < scores.shape[1])).all()):
+                raise UnknownNameError(
+                    f"classes {index.tolist()} are out of range", f"0 to {scores.shape[1] - 1}"
+                )
             if index.shape != (len(values),):
                 raise UsageError(
                     f"{tuple(index.shape)} class numbers for {len(values)} pictures",
@@ -114,7 +118,7 @@ class Predicted(Reader):
     found: list[Tensor] = field(default_factory=list)
 
     def resolve(self, model: VisionModel) -> Reader:
-        return replace(self, names=model.classes)
+        return replace(self, names=model.classes, found=[])
 
     def alone(self, sample: int) -> Reader:
         if not self.found:
@@ -127,7 +131,8 @@ class Predicted(Reader):
     def read(self, values: Tensor) -> Tensor:
         scores = values.flatten(2).sum(2) if values.ndim > 2 else values
         if not self.found:
-            self.found.append(scores.detach().argmax(1))
+            with torch._C.DisableTorchFunction():  # which class it is is no part of what modes watch
+                self.found.append(scores.detach().argmax(1))
         return scores.gather(1, self.found[0][:, None])[:, 0]
 
     def label(self, sample: int = 0) -> str:

@@ -38,6 +38,15 @@ def plain(call: Call, signal: Tensor) -> tuple[Tensor | None, ...]:
     return torch.autograd.grad(total, inputs)
 
 
+_FIRST = {
+    "to",
+    "type_as",
+    "expand_as",
+    "view_as",
+    "reshape_as",
+}  # the second tensor lends its shape or type alone
+
+
 class Record:
     """What a rewired call remembers; its inputs stay what they were even when later code overwrites them."""
 
@@ -120,10 +129,12 @@ class backward_rules(TorchFunctionMode):  # noqa: N801 - read as a verb: with ba
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if not torch.is_grad_enabled():
-            return func(*args, **kwargs)
-        call = read(func, args, kwargs)
         tensors = list(_tensors((args, kwargs)))
+        if not torch.is_grad_enabled():
+            result = func(*args, **kwargs)
+            self._mark(func, args, tensors, result, placed=False)
+            return result
+        call = read(func, args, kwargs)
         self._protect(func, args, call)
         rule = None
         if call is not None and any(t.requires_grad for t in call.inputs):
@@ -142,11 +153,16 @@ class backward_rules(TorchFunctionMode):  # noqa: N801 - read as a verb: with ba
         for t in call.inputs:
             self._records.setdefault(t.untyped_storage().data_ptr(), []).append(weakref.ref(record))
         self.placed.append(replace(call, inputs=()))
-        return Rewired.apply(record, rule, *call.inputs)
+        with torch._C.DisableTorchFunction():  # what a rule computes inside its operator is its own
+            return Rewired.apply(record, rule, *call.inputs)
 
     def _protect(self, func: Any, args: Any, call: Call | None) -> None:
         """Before an in-place operator, copy what rewired calls remember of that memory."""
         name = getattr(func, "__name__", "")
+        if name in ("numpy", "tolist", "__array__") and any(
+            t.requires_grad or t in self._derived for t in _tensors(args)
+        ):
+            self.bypasses.append(name)
         writes = (
             call.in_place
             if call
@@ -154,6 +170,8 @@ class backward_rules(TorchFunctionMode):  # noqa: N801 - read as a verb: with ba
         )
         if not writes or not args or not isinstance(args[0], Tensor):
             return
+        if self._derived.get(args[0]) in ("__get__", "detach"):
+            self.bypasses.append(name)  # writes into an activation behind autograd's back
         for ref in self._records.pop(args[0].untyped_storage().data_ptr(), []):
             record = ref()
             if record is not None:
@@ -162,6 +180,8 @@ class backward_rules(TorchFunctionMode):  # noqa: N801 - read as a verb: with ba
     def _mark(self, func: Any, args: Any, tensors: list[Tensor], result: Any, *, placed: bool) -> None:
         """Tell the audit which nodes were built here from values that do not depend on activations in secret."""
         name = getattr(func, "__name__", "")
+        if name in _FIRST:
+            tensors = tensors[:1]
         derived = any(t in self._derived for t in tensors)
         live = any(t.requires_grad for t in tensors)
         outputs = list(_tensors(result))

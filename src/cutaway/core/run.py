@@ -6,6 +6,7 @@ import inspect
 import platform
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -66,7 +67,8 @@ def _picture(model: VisionModel, method: Method, image: Any) -> tuple[Photo | No
             raise UsageError(f"{method.name} without a picture", "a path, a PIL image, an array or a tensor")
         return None, None
     photo = image if isinstance(image, Photo) else read(image)
-    x = model.pixels(photo)
+    with torch.inference_mode(False):
+        x = model.pixels(photo).clone()  # also of a picture made in inference mode
     if IMAGE not in method.needs:
         return None, None
     if not bool(torch.isfinite(x).all()):
@@ -95,10 +97,18 @@ def _work(
 
 def _apart(model: VisionModel, work: Steps[Raw], seed: int) -> Steps[Raw]:
     """Advance the work with the model guarded and random numbers of its own; between steps all is the caller's."""
-    cuda = [model.device.index or 0] if model.device.type == "cuda" else []
+    cuda = model.random_devices
     kept: tuple[Tensor, list[Tensor]] | None = None
     while True:
-        with model.guard(), torch.enable_grad(), torch.random.fork_rng(devices=cuda):
+        with ExitStack() as stack:
+            for context in (
+                torch.inference_mode(False),
+                torch.enable_grad(),
+                torch.autocast(model.device.type, enabled=False),
+                model.guard(),
+                torch.random.fork_rng(devices=cuda),
+            ):
+                stack.enter_context(context)
             if kept is None:
                 torch.manual_seed(seed)
             else:
@@ -168,7 +178,8 @@ def _result(
             "panels": {k: _panel(p, i) for k, p in raw.panels.items()},
         }
     if method.gives is Attribution and x is not None:
-        common["image"] = _array(x[i].permute(1, 2, 0).float())
+        seen = x[i].expand(3, -1, -1) if x.shape[1] == 1 else x[i]
+        common["image"] = _array(seen.permute(1, 2, 0).float())
     return method.gives(**common, **{k: _one(v, i, count) for k, v in raw.extra.items()})
 
 
@@ -197,4 +208,5 @@ def _one(value: Any, i: int, count: int) -> Any:
 
 
 def _array(value: Tensor) -> Any:
-    return value.detach().cpu().numpy().copy()
+    value = value.detach().cpu()
+    return (value.float() if value.dtype is torch.bfloat16 else value).numpy().copy()

@@ -103,16 +103,18 @@ class Tap(AbstractContextManager["Tap"]):
         return hook
 
     def _take(self, name: str, value: Tensor, *, in_place: bool) -> Tensor:
-        if self._edit is not None:
-            value = self._edit(name, value)
+        edited = value if self._edit is None else self._edit(name, value)
         with torch._C.DisableTorchFunction():  # reading is no part of the computation that modes watch
-            if self._leaf:
-                value = value.requires_grad_() if in_place else value.detach().requires_grad_()
-            self.calls[name].append(value)
+            # copies on both sides: nothing in place downstream may change what was read
+            kept = edited.clone() if in_place else edited
+            kept = kept.detach().requires_grad_() if self._leaf else kept
+            self.calls[name].append(kept)
             if self._stop and all(self.calls.values()):
                 raise StopForward
-            # a copy goes on, so that an in-place operator downstream cannot change what was read
-            return value if in_place else value.clone()
+            if not in_place:
+                return kept.clone()
+            # the network may go on with the tensor it changed, not with what the operator returned
+            return value.copy_(kept) if self._leaf or edited is not value else value
 
     def _see(self, function: Any, args: Any, kwargs: Any, result: Any) -> Any:
         call = read(function, args, kwargs)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -153,8 +154,10 @@ def as_target(value: Any) -> Target:
         return value
     if isinstance(value, bool):
         raise UsageError(f"target={value}", "a class number or name, a Target, a function")
-    if isinstance(value, int) or (isinstance(value, Tensor) and not value.is_floating_point()):
-        return logit(value)
+    if isinstance(value, Tensor) and not value.is_floating_point():
+        return logit(value if value.ndim else int(value))
+    if isinstance(value, Integral):
+        return logit(int(value))
     if isinstance(value, str):
         if value == "predicted":
             return predicted()
@@ -203,11 +206,29 @@ def score(model: VisionModel, x: Tensor, target: Target) -> Tensor:
 
 
 def gradient(value: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
-    """d(sum of value)/d(inputs); raises `MethodRefusedError` when the output cannot be differentiated."""
+    """d(sum of value)/d(inputs), zeros where nothing depends on one; frees the graph.
+
+    Raises `MethodRefusedError` when the output cannot be differentiated.
+    """
+    found = slopes(value, *inputs, keep=False)
+    return tuple(torch.zeros_like(x) if g is None else g for g, x in zip(found, inputs, strict=True))
+
+
+def slopes(value: Tensor, *inputs: Tensor, keep: bool) -> tuple[Tensor | None, ...]:
+    """d(sum of value)/d(inputs), None where nothing depends on one; `keep` leaves the graph for later use.
+
+    Raises `MethodRefusedError` when the output cannot be differentiated.
+    """
     if not value.requires_grad:
         raise not_differentiable()
-    found = torch.autograd.grad(value.sum(), inputs, allow_unused=True)
-    return tuple(torch.zeros_like(x) if g is None else g for g, x in zip(found, inputs, strict=True))
+    try:
+        return torch.autograd.grad(value.sum(), inputs, allow_unused=True, retain_graph=keep)
+    except RuntimeError as error:
+        raise MethodRefusedError(
+            f"the network cannot be differentiated ({str(error).splitlines()[0][:200]})",
+            "networks whose backward pass runs",
+            "the network without checkpointing or in-place changes, or occlusion, which needs no gradient",
+        ) from error
 
 
 def not_differentiable() -> MethodRefusedError:

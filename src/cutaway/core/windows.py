@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .errors import InputError, UsageError
+from .errors import InputError, MethodRefusedError, UsageError
 from .tap import Tap
 
 if TYPE_CHECKING:
@@ -54,7 +54,8 @@ def evaluate(
     output : whether the network's output is wanted; without it the pass ends at the last of `layers`.
     batch : boxes at a time; chosen by the picture's size when None.
 
-    Raises `UsageError` for boxes that leave the picture and shapes that do not fit.
+    Raises `UsageError` for boxes that leave the picture and shapes that do not fit, `MethodRefusedError` for a
+    network whose answer for one picture depends on the rest of its batch.
 
     >>> from torch import nn
     >>> from cutaway.core.model import VisionModel
@@ -80,6 +81,8 @@ def evaluate(
                 packed = False
         if not packed:
             values = _run(model, pictures, layers, output)
+        if first == 0 and len(numbers) > 1:
+            _independent(_run(model, pictures[:1], layers, output), values)
         yield numbers, values
         del pictures, values  # gone before the next batch is made
 
@@ -106,6 +109,19 @@ def _run(model: VisionModel, pictures: Tensor, layers: Sequence[str], output: bo
         with Tap(model, *layers, stop=not output) as tap:
             values[None] = model(pictures)
         return values | {name: tap.maps(name) for name in layers}
+
+
+def _independent(alone: Values, together: Values) -> None:
+    """Refuse a network whose answer for one picture depends on the others of its batch."""
+    for key, value in alone.items():
+        other = together[key][:1]
+        scale = float(value.abs().max().clamp(min=1e-12))
+        if float((value - other).abs().max()) > 1e-2 * scale:
+            raise MethodRefusedError(
+                "the network's answer for a picture depends on the other pictures of the batch",
+                "networks that treat each picture of a batch alone",
+                "batch norm with running statistics (track_running_stats=True), layer or group norm",
+            )
 
 
 def _check(

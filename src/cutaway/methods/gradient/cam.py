@@ -42,6 +42,8 @@ def cam(model: VisionModel, x: Tensor, target: Target, *, layer: LayerName = Non
         notes = (f"layer {layer}: the last one with rows and columns",)
     with backward_rules({}, model.network) as mode:
         h = head(model, x, target, layer)
+    if target.reads_output and model.layers.trace.beside(model.layers.trace.value(layer)):
+        raise _refusal(layer, "is not all there is: the score also reads the picture beside this layer")
     pooling = _pooling(h, mode)
     places = h.activation[0, 0].numel()
     weights = h.gradient.mean((2, 3), keepdim=True) * (places if pooling == "mean" else 1)

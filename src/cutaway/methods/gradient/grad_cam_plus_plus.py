@@ -30,8 +30,9 @@ def grad_cam_plus_plus(model: VisionModel, x: Tensor, target: Target, *, layer: 
     """
     h = head(model, x, target, layer)
     g, a = h.gradient, h.activation
-    denominator = 2 * g**2 + a.sum((2, 3), keepdim=True) * g**3  # Chattopadhay 2018, eq. 19
-    alpha = torch.where(denominator != 0, g**2 / torch.where(denominator != 0, denominator, 1), 0)
+    # eq. 19 divided by G^2, which underflows where the score is nearly certain
+    denominator = 2 + a.sum((2, 3), keepdim=True) * g
+    alpha = torch.where((g != 0) & (denominator != 0), 1 / torch.where(denominator != 0, denominator, 1), 0)
     weights = (alpha * g.clamp(min=0)).sum((2, 3), keepdim=True)  # eq. 10
     heat = (weights * a).sum(1).clamp(min=0)
     notes = h.notes + silent(heat, h.layer)

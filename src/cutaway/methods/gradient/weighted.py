@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from cutaway.core.errors import MethodRefusedError, UsageError
 from cutaway.core.layers import as_map
 from cutaway.core.model import VisionModel
 from cutaway.core.tap import Tap
-from cutaway.core.target import Target, not_differentiable, score
+from cutaway.core.target import Target, score, slopes
 
 
 @dataclass(frozen=True)
@@ -51,12 +50,10 @@ def head(model: VisionModel, x: Tensor, target: Target, layer: str | None) -> He
             "a layer whose output has rows and columns",
             repr(model.layers.suggest()[0]),
         )
-    if not value.requires_grad:
-        raise not_differentiable()
-    (gradient,) = torch.autograd.grad(value.sum(), raw, allow_unused=True, retain_graph=True)
-    if gradient is None:
+    (slope,) = slopes(value, raw, keep=True)
+    if slope is None:
         raise _unrelated(target, layer, model)
-    return Head(layer, activation.detach(), as_map(gradient, row), value.detach(), notes, value)
+    return Head(layer, activation.detach(), as_map(slope, row), value.detach(), notes, value)
 
 
 def _unrelated(target: Target, layer: str, model: VisionModel) -> MethodRefusedError:
