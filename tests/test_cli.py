@@ -154,6 +154,16 @@ def test_json_and_arrays_say_what_the_network_is(run: Run, place: Path) -> None:
     assert maps == {}
 
 
+def test_a_run_without_results_leaves_the_last_arrays_as_they_were(run: Run, place: Path) -> None:
+    assert explain(run, "a.png", "--target", "1", "--arrays", "maps.npz").code == 0
+    before = (place / "maps.npz").read_bytes()
+    done = explain(run, "a.png", "--target", "77", "--arrays", "maps.npz")
+    assert done.code == 4
+    assert "wrote" not in done.err
+    assert (place / "maps.npz").read_bytes() == before
+    assert not [p for p in place.iterdir() if p.name.startswith(".maps")]
+
+
 @pytest.mark.parametrize(
     ("asked", "weights"),
     [

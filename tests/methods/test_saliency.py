@@ -55,6 +55,17 @@ def test_target_algebra_is_linear_in_the_gradient() -> None:
     np.testing.assert_allclose(g(2 * a - b), 2 * g(a) - g(b), rtol=1e-12, atol=1e-14)
 
 
+def test_a_gradient_of_zero_everywhere_is_said() -> None:
+    class Rounded(GapNet):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x).round()
+
+    for target, net in ((1, Rounded()), (cutaway.logit(0) - cutaway.logit(0), GapNet())):
+        result = wrap(net).explain(picture(3, 8, 8), "saliency", target=target)
+        assert result.values.max() == 0
+        assert any("all zero" in n for n in result.notes)
+
+
 def test_output_that_is_not_differentiable_is_refused() -> None:
     class Argmax(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

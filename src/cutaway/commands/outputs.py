@@ -40,6 +40,10 @@ def stem(path: str) -> str:
     return Path(path).stem.encode("utf-8", "replace").decode()
 
 
+class _Nothing(Exception):  # noqa: N818 - no error: it discards the temporary file
+    """No result was made, so no file of arrays takes its place."""
+
+
 class Outputs:
     """The files one command writes; made, and so checked, before any long work begins.
 
@@ -65,6 +69,10 @@ class Outputs:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is None and self._archive is not None and not self._archive.namelist():
+            nothing = _Nothing()
+            self._stack.__exit__(_Nothing, nothing, None)  # an earlier file of that name stays as it was
+            return
         self._stack.__exit__(kind, error, trace)
         if kind is None and self.arrays is not None:
             self.written.append(self.arrays)

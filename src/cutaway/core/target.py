@@ -231,6 +231,13 @@ def slopes(value: Tensor, *inputs: Tensor, keep: bool) -> tuple[Tensor | None, .
         ) from error
 
 
+def flat(heat: Tensor, target: Target) -> tuple[str, ...]:
+    """The note for a gradient that is zero everywhere, which is rarely what a reader takes it for."""
+    if bool((heat.flatten(1) == 0).all(1).any()):
+        return (f"all zero: no pixel moves {target.label()} (a saturated, rounded or cancelled score?)",)
+    return ()
+
+
 def not_differentiable() -> MethodRefusedError:
     """The refusal when no gradient leads from the target to the pictures."""
     return MethodRefusedError(

@@ -7,7 +7,7 @@ from torch import Tensor
 from cutaway.core.method import IMAGE, TARGET, Raw, Tags, method
 from cutaway.core.model import VisionModel
 from cutaway.core.result import Attribution
-from cutaway.core.target import Target, gradient, score
+from cutaway.core.target import Target, flat, gradient, score
 
 
 @method(
@@ -51,4 +51,7 @@ def saliency(
         heat = g
     else:
         heat = g.abs().amax(1) if reduce == "max" else g.abs().sum(1)  # Simonyan 2014, sec. 3.1
-    return Raw(heat, signed=reduce == "rgb", unit="d target / d pixel", evidence={"score": value})
+    notes = flat(heat, target)
+    return Raw(
+        heat, signed=reduce == "rgb", unit="d target / d pixel", evidence={"score": value}, notes=notes
+    )

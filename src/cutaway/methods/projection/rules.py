@@ -15,7 +15,7 @@ from cutaway.core.model import VisionModel
 from cutaway.core.operators import Call, Family
 from cutaway.core.readers import Channel, Unit
 from cutaway.core.rules import Rule, backward_rules
-from cutaway.core.target import Target, gradient, not_differentiable, observe
+from cutaway.core.target import Target, flat, gradient, not_differentiable, observe
 
 Start = Literal["gradient", "activation"]
 Keep = Literal["map", "maximum"]
@@ -115,7 +115,7 @@ def project(
     # one scalar instead of grad_outputs, for which PyTorch first loads a symbolic algebra package
     total = torch.stack([(output * seed).sum() for output, seed in zip(outputs, seeds, strict=True)]).sum()
     (picture,) = gradient(total, x)
-    return Projection(picture, value.detach(), notes, frozenset(mode.families))
+    return Projection(picture, value.detach(), notes + flat(picture, target), frozenset(mode.families))
 
 
 def _reach(mode: backward_rules, tensors: list[Tensor], target: Target, name: str) -> tuple[str, ...]:
