@@ -1,8 +1,9 @@
 """Grad-CAM cost: one explanation in forward passes, beside pytorch-grad-cam, torchcam and Captum.
 
 Every side gets the same network, the same 224 px tensor and the same class, and gives the map of `layer4`. The
-yardstick is one plain forward pass without gradients. Cutaway is timed through its public `explain`, provenance
-included; the peers through their public calls with their defaults. The reason for the difference: the peers build
+yardstick is one plain forward pass without gradients. Cutaway is timed through its public `explain`, which also
+reads and checks the picture and makes a result with provenance, and as the map alone, which is what the peers
+compute; the peers through their public calls with their defaults. The reason for the difference: the peers build
 the autograd graph of the whole network (some also for the parameters) and differentiate all of it; Cutaway builds
 a graph above the layer only.
 """
@@ -19,6 +20,7 @@ from torch import nn
 from torchcam.methods import GradCAM as TorchCam
 
 import cutaway
+from cutaway.methods import METHODS
 
 
 def sides(net: nn.Module, x: torch.Tensor, k: int) -> dict[str, Callable[[], object]]:
@@ -36,8 +38,15 @@ def sides(net: nn.Module, x: torch.Tensor, k: int) -> dict[str, Callable[[], obj
             out = net(x)
             return peer(k, out)
 
+    target = cutaway.logit(k).resolve(model)
+
+    def alone() -> object:
+        with model.guard():
+            return METHODS["grad_cam"].function(model, x, target, layer="layer4")
+
     return {
         "forward": forward,
+        "cutaway, map alone": alone,
         "cutaway": lambda: model.explain(x, "grad_cam", k, layer="layer4"),
         "pytorch-grad-cam": lambda: grad_cam(input_tensor=x, targets=[ClassifierOutputTarget(k)]),
         "torchcam": torchcam,

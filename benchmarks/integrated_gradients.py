@@ -96,6 +96,9 @@ def one(model: VisionModel, path: Path, truth: bool) -> dict[str, object]:
 
 
 def main() -> None:
+    if not DATA.is_dir():
+        print(f"skipped: no photographs and weights in {DATA}; set CUTAWAY_DATA")
+        return
     labels = json.loads((DATA / "nips17_images" / "labels.json").read_text())
     chosen = labels[:: len(labels) // PICTURES][:PICTURES]
     paths = [DATA / "nips17_images" / entry["file"] for entry in chosen]

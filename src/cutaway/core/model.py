@@ -152,26 +152,29 @@ class VisionModel:
     @contextmanager
     def guard(self) -> Iterator[None]:
         """Evaluation mode and frozen parameters, all put back on every way out."""
-        modes = [(m, m.training) for m in self.network.modules()]
-        frozen = [p for p in self.network.parameters() if p.requires_grad]
+        modules = list(self.network.modules())
+        training = [m for m in modules if m.training]
+        # a plain walk: `parameters()` builds a name for each, which costs as much as a small layer
+        frozen = [p for m in modules for p in m._parameters.values() if p is not None and p.requires_grad]
         try:
-            if any(training for _, training in modes):
+            if training:
                 self.network.eval()
             for p in frozen:
                 p.requires_grad_(False)
             yield
         finally:
-            for module, training in modes:
-                module.training = training
+            for module in training:
+                module.training = True
             for p in frozen:
                 p.requires_grad_(True)
 
     @property
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits of SHA-256 over names, shapes and bytes of all parameters and buffers."""
-        state = self.network.state_dict(keep_vars=True)
-        key = tuple((t.data_ptr(), t._version) for t in state.values() if isinstance(t, Tensor))
+        held = [t for m in self.network.modules() for d in (m._parameters, m._buffers) for t in d.values()]
+        key = tuple((t.data_ptr(), t._version) for t in held if t is not None)
         if self._print is None or self._print[0] != key:
+            state = self.network.state_dict(keep_vars=True)
             digest = hashlib.sha256()
             for name, t in state.items():
                 if isinstance(t, Tensor):

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import InputError, UsageError
+from .errors import UsageError
 from .image import Photo, read
 from .method import IMAGE, TARGET, Method, Raw, RawPanel
 from .model import VisionModel
@@ -42,6 +42,8 @@ def explain(
     photo, x = _picture(model, method, image)
     goal = as_target(target).resolve(model)
     start = time.perf_counter()
+    if not inspect.isgeneratorfunction(method.function):
+        yield Progress(0, 1, note=method.title)
     raw = yield from _apart(model, _work(model, method, x, goal, chosen), seed)
     seconds = time.perf_counter() - start
     provenance = Provenance(
@@ -68,11 +70,10 @@ def _picture(model: VisionModel, method: Method, image: Any) -> tuple[Photo | No
         return None, None
     photo = image if isinstance(image, Photo) else read(image)
     with torch.inference_mode(False):
-        x = model.pixels(photo).clone()  # also of a picture made in inference mode
+        x = model.pixels(photo)
+        x = x.clone() if x.is_inference() else x
     if IMAGE not in method.needs:
         return None, None
-    if not bool(torch.isfinite(x).all()):
-        raise InputError(f"{photo.name} holds NaN or infinity", "finite pixels in [0, 1]", "another picture")
     return photo, x
 
 
@@ -90,7 +91,6 @@ def _work(
         raw = yield from method.function(*arguments, **options)
     else:
         raw = method.function(*arguments, **options)
-        yield Progress(1, 1, note=method.title)
     model.check_finite(raw.values.detach(), x)
     return raw
 
@@ -110,7 +110,12 @@ def _apart(model: VisionModel, work: Steps[Raw], seed: int) -> Steps[Raw]:
             ):
                 stack.enter_context(context)
             if kept is None:
-                torch.manual_seed(seed)
+                torch.default_generator.manual_seed(
+                    seed
+                )  # torch.manual_seed also queues calls for absent devices
+                for device in cuda:
+                    with torch.cuda.device(device):
+                        torch.cuda.manual_seed(seed)
             else:
                 torch.set_rng_state(kept[0])
                 for device, state in zip(cuda, kept[1], strict=True):
