@@ -155,6 +155,16 @@ def test_passed_families_are_counted() -> None:
         audit(y, mode, passes=PASSES - {Family.MAX_POOL})
 
 
+def test_an_in_place_relu_on_a_view_obeys_and_passes() -> None:
+    x = torch.randn(2, 6, 5, 5, requires_grad=True)
+    with backward_rules({Family.RELU: guided_relu}) as mode:
+        h = x * 1
+        h[:, :3].relu_()
+        y = h.mean()
+    assert len(mode.placed) == 1
+    assert audit(y, mode, method="guided") == {}
+
+
 def test_a_product_of_two_activations_is_no_linear_operator() -> None:
     x = torch.randn(1, 6, 5, 5, requires_grad=True)
     with backward_rules({Family.RELU: guided_relu}) as mode:

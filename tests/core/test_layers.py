@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 import torchvision
@@ -19,7 +20,6 @@ from cutaway.core.layers import LayerTable, as_map
 def _table(name: str, size: int = 224) -> tuple[nn.Module, LayerTable]:
     with torch.device("cpu" if name.startswith("regnet") else "meta"):  # RegNet reads numbers as it is built
         if name.startswith("timm:"):
-            timm = pytest.importorskip("timm")
             network: nn.Module = timm.create_model(name[5:], pretrained=False)
         else:
             options: dict[str, Any] = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}

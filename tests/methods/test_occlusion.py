@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from captum.attr import Occlusion
 from torch import Tensor, nn
 
 from cutaway.core.errors import MethodRefusedError, UnknownNameError, UsageError
@@ -163,11 +164,10 @@ def test_linear_network_gives_a_box_filter(x) -> None:
 
 @pytest.mark.parametrize(("window", "stride"), [(4, 3), (5, 2), (3, 3), (14, 1)])
 def test_captum_agrees(model, window, stride) -> None:
-    captum = pytest.importorskip("captum.attr")
     square = torch.rand(1, 3, 14, 14)
     small = VisionModel(model.network.float(), model.preprocess, CLASSES, name="small")
     (result,) = run(small, square, logit(1), window=window, stride=stride, edges="clip")
-    peer = captum.Occlusion(lambda p: small(p))
+    peer = Occlusion(lambda p: small(p))
     expected = peer.attribute(
         square,
         sliding_window_shapes=(3, window, window),

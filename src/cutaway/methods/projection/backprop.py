@@ -1,7 +1,5 @@
 """The plain gradient as a picture, the yardstick for deconvnet and guided backprop."""
 
-from typing import Annotated, Literal
-
 from torch import Tensor
 
 from cutaway.core.method import IMAGE, TARGET, Raw, Tags, method
@@ -10,7 +8,7 @@ from cutaway.core.result import Attribution
 from cutaway.core.target import Target
 
 from .reduce import Reduce, reduced
-from .rules import project
+from .rules import Keep, Start, project
 
 
 @method(
@@ -30,10 +28,8 @@ def backprop(
     target: Target,
     *,
     reduce: Reduce = "rgb",
-    start: Annotated[Literal["gradient", "activation"], "what a hidden map starts from"] = "gradient",
-    keep: Annotated[
-        Literal["map", "maximum"], "of a hidden map: all of it, or its strongest position"
-    ] = "map",
+    start: Start = "gradient",
+    keep: Keep = "map",
 ) -> Raw:
     """The signed gradient of the target in pixel space, (N, 3, H, W), as a colour picture.
 

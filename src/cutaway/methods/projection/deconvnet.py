@@ -12,7 +12,7 @@ from cutaway.core.rules import Rule
 from cutaway.core.target import Target
 
 from .reduce import Reduce, reduced
-from .rules import PASSES, deconvnet_relu, overwrite_pool, project, skip_contrast
+from .rules import PASSES, Keep, Start, deconvnet_relu, overwrite_pool, project, skip_contrast
 
 
 @method(
@@ -33,10 +33,8 @@ def deconvnet(
     target: Target,
     *,
     reduce: Reduce = "rgb",
-    start: Annotated[Literal["gradient", "activation"], "what a hidden map starts from"] = "activation",
-    keep: Annotated[
-        Literal["map", "maximum"], "of a hidden map: all of it, or its strongest position"
-    ] = "map",
+    start: Start = "activation",
+    keep: Keep = "map",
     pool: Annotated[
         Literal["sum", "overwrite"], "signals that meet at one switch of overlapping pools"
     ] = "sum",

@@ -1,6 +1,6 @@
 """Guided backpropagation."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from torch import Tensor
 
@@ -12,7 +12,7 @@ from cutaway.core.rules import Rule, plain
 from cutaway.core.target import Target
 
 from .reduce import Reduce, reduced
-from .rules import PASSES, deconvnet_relu, guided_relu, project, skip_contrast
+from .rules import PASSES, Keep, Start, deconvnet_relu, guided_relu, project, skip_contrast
 
 
 @method(
@@ -33,10 +33,8 @@ def guided_backprop(
     target: Target,
     *,
     reduce: Reduce = "rgb",
-    start: Annotated[Literal["gradient", "activation"], "what a hidden map starts from"] = "gradient",
-    keep: Annotated[
-        Literal["map", "maximum"], "of a hidden map: all of it, or its strongest position"
-    ] = "map",
+    start: Start = "gradient",
+    keep: Keep = "map",
     compare: Annotated[bool, "add backprop and deconvnet beside it, from the same start"] = False,
 ) -> Raw:
     """The gradient with every ReLU passing only positive signals through open gates: R where h>0 and R>0.

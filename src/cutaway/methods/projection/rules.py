@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -17,8 +17,9 @@ from cutaway.core.readers import Channel, Unit
 from cutaway.core.rules import Rule, backward_rules
 from cutaway.core.target import Target, flat, gradient, not_differentiable, observe
 
-Start = Literal["gradient", "activation"]
-Keep = Literal["map", "maximum"]
+Start = Annotated[Literal["gradient", "activation"], "what a hidden map starts from"]
+Keep = Annotated[Literal["map", "maximum"], "of a hidden map: all of it, or its strongest position"]
+"""Types of the options `start` and `keep`."""
 
 PASSES = frozenset({Family.MAX_POOL, Family.NORM, Family.GATE, Family.MUL})
 """Families whose plain gradient a projection lets pass; max pooling's is its switch."""
