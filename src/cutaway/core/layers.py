@@ -13,7 +13,7 @@ from .errors import UsageError, unknown
 from .geometry import Geometry, geometry
 from .graph import Trace
 from .rows import Layer, Layout, layer_rows
-from .suggest import last_map, suggest
+from .suggest import last_map, stages, suggest
 from .trace import trace
 
 if TYPE_CHECKING:
@@ -108,6 +108,13 @@ class LayerTable(Sequence[Layer]):
         Raises MethodRefusedError when no layer keeps positions.
         """
         return last_map(self.trace, self._spatial())
+
+    def stages(self) -> tuple[str, ...]:
+        """One layer per stage, shallow first: the last before positions lie farther apart, and the last of all.
+
+        Raises MethodRefusedError when no layer keeps positions.
+        """
+        return stages(self.trace, self._spatial())
 
     def _spatial(self) -> dict[str, tuple[int, int]]:
         return {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Literal, TypeVar
@@ -14,6 +14,7 @@ from torch import Tensor
 from .errors import unknown
 from .operators import Family
 from .options import LayerName as LayerName
+from .options import OrPicture as OrPicture
 from .options import Parameter, finite, parameter
 from .options import Range as Range
 from .result import Result, Scale
@@ -64,15 +65,19 @@ class Tags:
 
 @dataclass(frozen=True)
 class RawPanel:
-    """A panel for a whole batch: `values` as `result.Panel` has them, with the batch first."""
+    """A panel for a whole batch: `values` as `result.Panel` has them, with the batch first.
+
+    `labels` are shared or, as a list, one mapping per picture; `boxes` always has one list per picture.
+    """
 
     title: str
     values: Tensor
     scale: Scale
     unit: str = ""
-    labels: Mapping[int, str] = field(default_factory=dict)
+    labels: Mapping[int, str] | Sequence[Mapping[int, str]] = field(default_factory=dict)
     columns: int | None = None
     each: bool = False
+    boxes: Sequence[Sequence[tuple[int, int, int, int] | None]] = ()
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,8 @@ class Raw:
 
     `values` has the batch first; a method that needs no picture gives a batch of one. Tensors of N numbers in
     `evidence` are split per picture, and so are lists of N entries; anything else is shared. `extra` fills further
-    fields of the result type the method gives.
+    fields of the result type the method gives. `targeted` is False when what was explained is not the target, such
+    as units the method chose itself; the result then names no target.
     """
 
     values: Tensor
@@ -92,6 +98,7 @@ class Raw:
     notes: tuple[str, ...] = ()
     panels: Mapping[str, RawPanel] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
+    targeted: bool = True
 
 
 @dataclass(frozen=True)

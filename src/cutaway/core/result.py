@@ -45,8 +45,11 @@ class Panel:
     """One more picture that belongs to a result, in the same frame.
 
     `values` is (H, W), or (3, H, W): in [0, 1] for `scale="picture"`, around zero for "signed"; or a grid as
-    `Picture` describes it, "maps" or "tiles". `labels` names the whole numbers of a categorical panel.
-    `mark` is an optional (top, left, bottom, right) box in pixels of the network's input.
+    `Picture` describes it, "maps" or "tiles", or (n, 3, H, W) for n pictures. `labels` names the whole numbers of a
+    categorical panel, or the tiles of a grid from 0.
+    `mark` is an optional (top, left, bottom, right) box in pixels of the network's input. `boxes` says which pixels
+    each tile of a grid covers, (top, left, bottom, right) with all ends included, possibly beyond the picture;
+    None for a tile that covers nothing.
     """
 
     title: str
@@ -57,6 +60,7 @@ class Panel:
     mark: tuple[float, float, float, float] | None = None
     columns: int | None = None
     each: bool = False
+    boxes: Sequence[tuple[int, int, int, int] | None] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the values."""
@@ -67,7 +71,9 @@ class Panel:
     def from_dict(cls, own: Mapping[str, Any], values: Array) -> Panel:
         """The panel that `to_dict` described."""
         labels = {int(i): n for i, n in own["labels"].items()}
-        return cls(**{**own, "values": values, "labels": labels, "mark": own["mark"] and tuple(own["mark"])})
+        boxes = [box and tuple(box) for box in own.get("boxes", ())]
+        mark = own["mark"] and tuple(own["mark"])
+        return cls(**{**own, "values": values, "labels": labels, "mark": mark, "boxes": boxes})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -57,7 +57,7 @@ def explain(
         seconds=seconds,
         versions=versions(),
     )
-    asked = _chosen_target(target, goal) if TARGET in method.needs else ()
+    asked = _chosen_target(target, goal) if TARGET in method.needs and raw.targeted else ()
     notes = (*(photo.notices if photo else ()), *asked, *raw.notes)
     return [_result(method, raw, i, x, goal, chosen, notes, provenance) for i in range(len(raw.values))]
 
@@ -168,7 +168,7 @@ def _result(
     count = len(raw.values)
     common: dict[str, Any] = {
         "method": method.name,
-        "target": goal.label(i) if TARGET in method.needs else "",
+        "target": goal.label(i) if TARGET in method.needs and raw.targeted else "",
         "layer": raw.layer,
         "options": dict(options),
         "evidence": {k: _one(v, i, count) for k, v in raw.evidence.items()},
@@ -194,9 +194,10 @@ def _panel(panel: RawPanel, i: int) -> Panel:
         _array(panel.values[i]),
         panel.scale,
         panel.unit,
-        dict(panel.labels),
+        dict(panel.labels if isinstance(panel.labels, Mapping) else panel.labels[i]),
         columns=panel.columns,
         each=panel.each,
+        boxes=panel.boxes[i] if panel.boxes else (),
     )
 
 

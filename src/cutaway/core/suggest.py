@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import IntEnum
+from fractions import Fraction
 
 from .errors import MethodRefusedError
 from .geometry import Geometry, geometry
@@ -57,6 +58,50 @@ def last_map(trace: Trace, grids: Mapping[str, tuple[int, int]]) -> str:
     reach = _reach(trace, geometry(trace))
     values = {n: trace.value(n) for n in grids}
     return _deepest(trace, {n: v for n, v in values.items() if reach.get(v)})
+
+
+def stages(trace: Trace, grids: Mapping[str, tuple[int, int]]) -> tuple[str, ...]:
+    """One layer per stage, shallow first: the last before positions lie farther apart (or closer), and the last of all.
+
+    Only values that everything after them is computed from count, so that a stage ends where a block ends and not
+    inside it; what pooling left and maps of class scores do not. Of names for one tensor the outermost.
+    Raises MethodRefusedError when there is none.
+    """
+    where, weighted, bottlenecks = geometry(trace), _weighted(trace), _bottlenecks(trace)
+    found: dict[Value, str] = {}
+    for name in grids:
+        value = trace.value(name)
+        axes = where.places[value].rows, where.places[value].columns
+        if value.node not in bottlenecks or any(axis.unknown for axis in axes) or _pooled(trace, value):
+            continue
+        if _scores(trace, value, weighted) or _projects(trace, value):
+            continue
+        origin = _origin(trace, value, _SAME_TENSOR)
+        found[origin] = min(found.get(origin, name), name, key=lambda n: n.count("."))
+    if not found:
+        return (_deepest(trace, {}),)
+    kept: list[tuple[Fraction, str]] = []
+    for value in sorted(found):
+        step = where.places[value].rows.jump * where.places[value].columns.jump
+        if kept and step == kept[-1][0]:
+            kept.pop()
+        kept.append((step, found[value]))
+    return tuple(name for _, name in kept)
+
+
+def _bottlenecks(trace: Trace) -> set[int]:
+    """The operators that no way from the picture to the output leads around."""
+    last: dict[int, int] = {value.node: value.node for value in trace.output}
+    for node in reversed(trace.nodes):
+        if node.index in last:
+            for parent in (*node.parents, *node.hidden):
+                last[parent.node] = max(last.get(parent.node, 0), node.index)
+    found, far = set(), 0
+    for index in sorted(last):
+        if far <= index:
+            found.add(index)
+        far = max(far, last[index])
+    return found
 
 
 def _deepest(trace: Trace, layers: Mapping[str, Value]) -> str:
