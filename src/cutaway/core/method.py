@@ -67,7 +67,8 @@ class Tags:
 class RawPanel:
     """A panel for a whole batch: `values` as `result.Panel` has them, with the batch first.
 
-    `labels` are shared or, as a list, one mapping per picture; `boxes` always has one list per picture.
+    `labels` are shared or, as a list, one mapping per picture; `boxes` always has one list per picture;
+    `mark` is shared.
     """
 
     title: str
@@ -78,6 +79,7 @@ class RawPanel:
     columns: int | None = None
     each: bool = False
     boxes: Sequence[Sequence[tuple[int, int, int, int] | None]] = ()
+    mark: tuple[float, float, float, float] | None = None
 
 
 @dataclass(frozen=True)

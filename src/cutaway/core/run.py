@@ -198,6 +198,7 @@ def _panel(panel: RawPanel, i: int) -> Panel:
         columns=panel.columns,
         each=panel.each,
         boxes=panel.boxes[i] if panel.boxes else (),
+        mark=panel.mark,
     )
 
 
