@@ -57,6 +57,9 @@ class Photo:
     def __len__(self) -> int:
         return len(self.content)
 
+    def __str__(self) -> str:
+        return self.name
+
     def pixels(self) -> Tensor:
         """The picture at its own size: (N, C, H, W), float32 in [0, 1], RGB."""
         if isinstance(self.content, Tensor):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
 import types
 import typing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from .errors import UsageError
+from .image import Photo, read
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,13 @@ class Range:
         return f"{left}{self.low:g} to {right}{self.high:g}"
 
 
+@dataclass(frozen=True)
+class OrPicture:
+    """Marks an option that takes one of these names, or a picture: its path, or anything `image.read` takes."""
+
+    names: tuple[str, ...]
+
+
 LayerName = Annotated[str | None, "layer to read; chosen and said when not given"]
 """Type of a `layer` option: None lets the method choose, aloud."""
 
@@ -56,6 +66,7 @@ class Parameter:
         """What values the option takes, in words."""
         kinds = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a name"}
         text = " or ".join(map(repr, self.choices)) if self.choices else kinds[self.type]
+        text += " or the path of a picture" if self.type == "picture" else ""
         text += f", {self.range}" if self.range else ""
         return text + (" or none" if self.optional else "")
 
@@ -66,6 +77,8 @@ class Parameter:
             if self.optional:
                 return None
             raise bad
+        if self.type == "picture":
+            return self._picture(value, bad)
         if self.choices:
             if value not in self.choices:
                 raise bad
@@ -74,6 +87,19 @@ class Parameter:
         if self.range is not None and not self.range.holds(value):
             raise bad
         return value
+
+    def _picture(self, value: Any, bad: UsageError) -> Any:
+        if isinstance(value, str) and value in self.choices:
+            return value
+        if isinstance(value, (str, os.PathLike)):
+            if Path(value).is_file():
+                return read(value)
+            raise bad
+        if isinstance(value, Photo):
+            return value
+        if hasattr(value, "shape") or hasattr(value, "getbands"):  # an array, a tensor, a PIL image
+            return read(value)
+        raise bad
 
     def _read(self, value: Any, bad: UsageError) -> Any:
         if self.type == "bool":
@@ -103,13 +129,18 @@ class Parameter:
 def parameter(name: str, hint: Any, default: Any) -> Parameter:
     """The option that a keyword with this annotation and default declares."""
     help_text, span = "", None
+    names: tuple[str, ...] = ()
     if typing.get_origin(hint) is Annotated:
         hint, *extras = typing.get_args(hint)
         for extra in extras:
             if isinstance(extra, Range):
                 span = extra
+            elif isinstance(extra, OrPicture):
+                names = extra.names
             else:
                 help_text = str(extra)
+    if names:
+        return Parameter(name, "picture", default, names, None, False, help_text)
     optional = False
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         kept = [a for a in typing.get_args(hint) if a is not type(None)]

@@ -179,7 +179,8 @@ def _numbers(atoms: tuple[Atom, ...]) -> tuple[int, ...]:
 
 _HANDLERS: Mapping[Family, Handler] = {
     **dict.fromkeys(
-        (Family.RELU, Family.ACTIVATION, Family.GATE, Family.IDENTITY, Family.ADD, Family.MUL), elementwise
+        (Family.RELU, Family.ACTIVATION, Family.GATE, Family.FUNCTION, Family.IDENTITY, Family.ADD, Family.MUL),
+        elementwise,
     ),
     **dict.fromkeys((Family.CONV, Family.TRANSPOSED_CONV), convolution),
     **dict.fromkeys((Family.MAX_POOL, Family.AVG_POOL), pooling),

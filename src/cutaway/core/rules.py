@@ -149,12 +149,16 @@ class backward_rules(TorchFunctionMode):  # noqa: N801 - read as a verb: with ba
         return result
 
     def _rewire(self, call: Call, rule: Rule) -> Any:
-        record = Record(call)
+        record = self._record(call)
         for t in call.inputs:
             self._records.setdefault(t.untyped_storage().data_ptr(), []).append(weakref.ref(record))
         self.placed.append(replace(call, inputs=()))
         with torch._C.DisableTorchFunction():  # what a rule computes inside its operator is its own
             return Rewired.apply(record, rule, *call.inputs)
+
+    def _record(self, call: Call) -> Record:
+        """What will be remembered of a call until its rule is asked."""
+        return Record(call)
 
     def _protect(self, func: Any, args: Any, call: Call | None) -> None:
         """Before an in-place operator, copy what rewired calls remember of that memory."""

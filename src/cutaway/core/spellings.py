@@ -27,6 +27,7 @@ class Family(Enum):
     CAT = "concatenation"
     ACTIVATION = "smooth or leaky activation"
     GATE = "gate"
+    FUNCTION = "power, exponential or other function of one number"
     SOFTMAX = "softmax"
     ATTENTION = "attention"
     PAD = "padding"
@@ -231,6 +232,17 @@ _declare(
 _declare(
     Family.GATE, "input", [F.sigmoid, torch.sigmoid, torch.sigmoid_, T.sigmoid, T.sigmoid_, F.hardsigmoid]
 )
+_declare(
+    Family.FUNCTION,
+    "input",
+    [
+        *(torch.exp, T.exp, torch.exp_, T.exp_, torch.expm1, T.expm1, torch.log, T.log, torch.log1p, T.log1p),
+        *(torch.sqrt, T.sqrt, torch.sqrt_, T.sqrt_, torch.rsqrt, T.rsqrt, torch.square, T.square),
+        *(torch.reciprocal, T.reciprocal, torch.abs, T.abs, T.__abs__, torch.sin, T.sin, torch.cos, T.cos),
+    ],
+)
+_declare(Family.FUNCTION, "input exponent", [torch.pow, T.pow, T.pow_, T.__pow__])
+_declare(Family.FUNCTION, "input other", [T.__rtruediv__, T.__rdiv__])
 _declare(
     Family.SOFTMAX,
     "input dim",

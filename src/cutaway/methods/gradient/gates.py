@@ -11,7 +11,9 @@ from cutaway.core.rules import backward_rules
 
 KINKED = frozenset({Family.RELU, Family.MAX_POOL})
 """Families that are linear but for their kinks."""
-CURVED = frozenset({Family.ACTIVATION, Family.GATE, Family.SOFTMAX, Family.NORM, Family.ATTENTION})
+CURVED = frozenset(
+    {Family.ACTIVATION, Family.GATE, Family.FUNCTION, Family.SOFTMAX, Family.NORM, Family.ATTENTION}
+)
 """Families that bend between kinks."""
 
 

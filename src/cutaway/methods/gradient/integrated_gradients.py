@@ -15,14 +15,12 @@ from cutaway.core.model import VisionModel
 from cutaway.core.progress import Progress, Steps
 from cutaway.core.result import Attribution
 from cutaway.core.target import Target
-from cutaway.methods.perturbation.fills import filler
 
+from .baselines import Baseline, baseline_of
 from .gates import CURVED, KINKED
 from .portions import portion
 from .refine import Cut, adaptive, exact
 from .segments import Line, Node
-
-Baseline = Literal["black", "white", "grey", "mean", "blur"]
 
 SMALL = 4096
 """Numbers in a picture (colours x height x width) up to which `rule="auto"` looks for every kink."""
@@ -47,7 +45,7 @@ def integrated_gradients(
     x: Tensor,
     target: Target,
     *,
-    baseline: Annotated[Baseline, "the picture without the answer, in pixel space"] = "black",
+    baseline: Baseline = "black",
     rule: Annotated[
         Literal["auto", "exact", "adaptive", "gauss"],
         "find every kink, halve where the residual is largest, or Gauss-Legendre; auto says which it took",
@@ -62,8 +60,9 @@ def integrated_gradients(
 
     Pixel space: phi_i = (u_i - u'_i) int_0^1 dS/du_i (u' + a (u - u')) da (Sundararajan 2017, eq. 1), signed, in
     units of the target; the sum over pixels is S(u) - S(u') (completeness). (N, H, W), or (N, 3, H, W) with
-    `reduce="rgb"`. "blur" is the picture under a Gaussian of standard deviation a 14th of its short side, "mean"
-    its mean colour.
+    `reduce="rgb"`. The baseline is a name or a picture, made like the one explained: "blur" is the picture under a
+    Gaussian of standard deviation a 14th of its short side, "mean" its mean colour, "network" the colour that
+    preprocessing turns into 0.
 
     The gradient of a ReLU network is constant between kinks along the line. `rule="exact"` finds the kinks where
     end tangents cross and knows by the state of every gate when none is left; residual: rounding. "adaptive"
@@ -74,7 +73,8 @@ def integrated_gradients(
     smaller tolerance make the map itself more exact.
     The evidence holds score, baseline score, completeness residual (absolute, and relative to the score
     difference) and evaluations used; a residual above `tolerance` is said in the notes.
-    Raises `MethodRefusedError` when the target cannot be differentiated.
+    Raises `MethodRefusedError` when the target cannot be differentiated, `UsageError` for a baseline of another
+    shape.
 
     >>> import torch, cutaway
     >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2))
@@ -86,7 +86,7 @@ def integrated_gradients(
     True
     """
     x = x.detach()
-    start = _baseline(x, baseline)
+    start = baseline_of(model, x, baseline)
     parts: list[_Part] = []
     for i in range(len(x)):  # one after the other, so that the cuts of one picture depend on it alone
         line = Line(model, start[i : i + 1], x[i : i + 1], target.alone(i))
@@ -191,11 +191,6 @@ def _part(
         "rule": rule,
     }
     return _Part(heat, evidence, notes)
-
-
-def _baseline(x: Tensor, name: Baseline) -> Tensor:
-    """A baseline picture for each picture (N, C, H, W)."""
-    return filler(x, name, max(2, round(min(x.shape[-2:]) / 7)))
 
 
 def _reduced(heat: Tensor, reduce: str) -> Tensor:
