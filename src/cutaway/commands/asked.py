@@ -14,6 +14,7 @@ from cutaway.core.model import VisionModel
 from cutaway.core.readers import Predicted
 from cutaway.core.target import Target, as_target, parse_unit
 from cutaway.methods import METHODS, get
+from cutaway.methods.projection.walk import STAGES
 
 BENCH = ("saliency", "guided_backprop", "grad_cam", "occlusion")
 """The methods run when none is named: two fine ones, one that tells classes apart, one that only asks."""
@@ -70,11 +71,14 @@ def asks(names: Sequence[str], settings: Sequence[str]) -> list[Ask]:
 
 
 def check_layers(asked: Sequence[Ask], model: VisionModel) -> None:
-    """Raise `UnknownNameError` now for a layer option that names no layer of the model."""
+    """Raise `UnknownNameError` now for an option `layer` or `layers` that names no layer of the model."""
     for ask in asked:
-        layer = ask.options.get("layer")
+        layer, layers = ask.options.get("layer"), ask.options.get("layers")
         if isinstance(layer, str):
             model.layers.find(layer)
+        if isinstance(layers, str) and layers != STAGES:
+            for name in filter(None, map(str.strip, layers.split(","))):
+                model.layers.find(name)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from cutaway.core.errors import InputError, UsageError
 from cutaway.core.files import whole_file
 
 if TYPE_CHECKING:
-    from cutaway.core.result import Array, Result
+    from cutaway.core.result import Array, Panel, Result
 
     from .bench import Explained
 
@@ -139,9 +139,17 @@ def page(
 def _store(archive: zipfile.ZipFile, name: str, result: Result) -> None:
     import numpy as np
 
-    values = np.ascontiguousarray(result.arrays()["values"], dtype=np.float32)
-    with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
-        np.lib.format.write_array(file, values, allow_pickle=False)
+    panels = {f"{name}/{key}": panel.values for key, panel in panels_of(result).items()}
+    for path, array in {name: result.arrays()["values"], **panels}.items():
+        values = np.ascontiguousarray(array, dtype=np.float32)
+        with archive.open(f"{path}.npy", "w", force_zip64=True) as file:
+            np.lib.format.write_array(file, values, allow_pickle=False)
+
+
+def panels_of(result: Result) -> Mapping[str, Panel]:
+    """The further pictures of a result, by name; none for kinds that have no panels."""
+    panels: Mapping[str, Panel] = getattr(result, "panels", {})
+    return panels
 
 
 def check_outputs(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from .console import console
-from .outputs import array_name
+from .outputs import array_name, panels_of
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -100,6 +100,10 @@ def _result(one: Explained, result: Result) -> dict[str, Any]:
 def _entry(name: str, result: Result) -> dict[str, Any]:
     values = result.arrays()["values"]
     plain = result.to_dict()
+    panels = {
+        key: {**plain["panels"][key], "array": f"{name}/{key}", "shape": list(panel.values.shape)}
+        for key, panel in panels_of(result).items()
+    }
     return {
         "method": result.method,
         "target": result.target,
@@ -112,7 +116,7 @@ def _entry(name: str, result: Result) -> dict[str, Any]:
         "seconds": result.provenance.seconds,
         "evidence": plain["evidence"],
         "notes": plain["notes"],
-    }
+    } | ({"panels": panels} if panels else {})
 
 
 def _row(result: Result) -> tuple[str, ...]:

@@ -120,11 +120,12 @@ class LayerTable(Sequence[Layer]):
         return {
             row.name: row.grid
             for row in self._rows
-            # a layer that ran several times has no one activation to read
+            # a layer that ran several times, or gave its activation among others, has no one activation to read
             if row.layout in ("map", "nhwc", "tokens")
             and row.grid
             and math.prod(row.grid) > 1
             and row.runs == 1
+            and self.trace.modules[row.name].bare
         }
 
 

@@ -71,7 +71,7 @@ class Panel:
     def from_dict(cls, own: Mapping[str, Any], values: Array) -> Panel:
         """The panel that `to_dict` described."""
         labels = {int(i): n for i, n in own["labels"].items()}
-        boxes = [box and tuple(box) for box in own.get("boxes", ())]
+        boxes = tuple(box and tuple(box) for box in own.get("boxes", ()))
         mark = own["mark"] and tuple(own["mark"])
         return cls(**{**own, "values": values, "labels": labels, "mark": mark, "boxes": boxes})
 

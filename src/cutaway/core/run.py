@@ -197,7 +197,7 @@ def _panel(panel: RawPanel, i: int) -> Panel:
         dict(panel.labels if isinstance(panel.labels, Mapping) else panel.labels[i]),
         columns=panel.columns,
         each=panel.each,
-        boxes=panel.boxes[i] if panel.boxes else (),
+        boxes=tuple(panel.boxes[i]) if panel.boxes else (),
         mark=panel.mark,
     )
 

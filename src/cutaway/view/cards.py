@@ -17,7 +17,11 @@ from .drawing import LIFTED, drawings, frame, is_fine, map_drawing, overlaid, pa
 from .html import esc
 from .lettering import method_title
 from .raster import desaturate, enlarge, to_image
+from .walk import stage_image, stages
 from .words import duration, panel_sentence, sentence, share, share_inside, where
+
+WALK_TILE = 136
+"""Pixels of a tile of a walk on the page, where eight stand side by side."""
 
 
 class Described(Protocol):
@@ -91,6 +95,11 @@ class Subject:
         """The results that lie on the picture."""
         return [r for r in self.results if isinstance(r, Attribution)]
 
+    @property
+    def maps(self) -> list[Attribution]:
+        """The attributions that are one map of evidence, and no walk through layers."""
+        return [r for r in self.attributions if not stages(r)]
+
     def title(self, method: str) -> str:
         """A method's name for people."""
         return self.catalogue[method].title if method in self.catalogue else method_title(method)
@@ -99,9 +108,10 @@ class Subject:
 def picture_section(subject: Subject, anchor: str) -> str:
     """The whole section of one picture."""
     bench = subject.attributions
-    cards = "".join(card(subject, r) for r in bench)
+    cards = "".join(card(subject, r) for r in subject.maps)
     grid = f'<div class="bench">{cards}</div>' if cards else ""
-    blocks = "".join(panel_block(subject, r) for r in bench if r.panels)
+    blocks = "".join(panel_block(subject, r) for r in subject.maps if r.panels)
+    blocks += "".join(walk_block(subject, r) for r in bench if stages(r))
     blocks += "".join(other_block(subject, r) for r in subject.results if not isinstance(r, Attribution))
     return (
         f'<section class="picture" id="{anchor}"><h2>{esc(subject.name or "without a picture")}</h2>'
@@ -122,10 +132,10 @@ def summary(subject: Subject) -> str:
     if subject.truth is not None:
         area = share(float(subject.truth.mean()))
         truth = f"<p class='small'>The true evidence is known here and covers {esc(area)} of the picture.</p>"
+    seen = f"<div><h4>at a glance</h4>{glance(subject)}</div>" if subject.maps else ""
     return (
         f'<div class="summary keep"><figure>{photo}{caption}</figure>'
-        f"<div><h4>prediction</h4>{top_five(subject.predictions)}{truth}</div>"
-        f"<div><h4>at a glance</h4>{glance(subject)}</div></div>"
+        f"<div><h4>prediction</h4>{top_five(subject.predictions)}{truth}</div>{seen}</div>"
     )
 
 
@@ -151,7 +161,7 @@ def glance(subject: Subject) -> str:
         "time",
     ]
     body = []
-    for r in subject.attributions:
+    for r in subject.maps:
         name = subject.title(r.method) + (f", {r.layer}" if r.layer else "")
         row = [
             name,
@@ -257,6 +267,30 @@ def _panel(subject: Subject, result: Attribution, panel: Panel) -> str:
         return f"<figure><h4>{esc(panel.title)}</h4><p>{name}<br><span class='small'>at every position</span></p></figure>"
     drawn = panel_drawing(panel, result.image, subject.theme)
     return html.drawing(drawn, panel_sentence(panel), photo=panel.values.ndim == 3)
+
+
+def walk_block(subject: Subject, result: Attribution) -> str:
+    """A walk through layers, shallow first: of each its projections and, below them, what they saw."""
+    figures = "".join(
+        f"<h4>{esc(stage.projections.title)}</h4>"
+        + html.picture(
+            stage_image(stage, result.image.shape[:2], tile=WALK_TILE, beside=False),
+            stage.sentence,
+            photo=True,
+        )
+        for stage in stages(result)
+    )
+    known = subject.catalogue.get(result.method)
+    notes = "".join(f'<p class="small">{esc(n)}</p>' for n in result.notes)
+    caveat = f'<p class="caveat">{esc(known.caveat)}</p>' if known and known.caveat else ""
+    options = {k.replace("_", " "): html.short(v) for k, v in result.options.items() if v is not None}
+    source = {"source": known.paper} if known and known.paper else {}
+    return (
+        f'<div class="block walk"><h3>{esc(subject.title(result.method))}: down from the strongest maps</h3>'
+        f'<p class="small">Above each pair its channel and activation; the projection, on its own scale with zero in '
+        f"grey; below it the part of the photograph that this position sees, white beyond the edge. "
+        f"{duration(result.provenance.seconds)}</p>{figures}{html.facts(options | source)}{notes}{caveat}</div>"
+    )
 
 
 def other_block(subject: Subject, result: Result) -> str:

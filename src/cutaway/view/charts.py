@@ -16,6 +16,7 @@ from .drawing import Drawing, drawings
 from .grids import picture_drawings
 from .lettering import HAIRLINE, INK, MUTED, PAPER, font, plain, wrap, write
 from .raster import fit, to_image
+from .walk import stages, walk_drawing
 
 _COLORS = [f"#{bytes(c).hex()}" for c in OKABE_ITO[[4, 5, 2, 6, 1, 0, 7, 3]]]
 
@@ -24,7 +25,7 @@ def parts(result: Result, theme: Theme = "default") -> list[Drawing]:
     """The drawings of any result."""
     match result:
         case Attribution():
-            return drawings(result, theme)
+            return [walk_drawing(result)] if stages(result) else drawings(result, theme)
         case Picture():
             return picture_drawings(result)
         case Patches():

@@ -54,6 +54,7 @@ img.bar { display: block; width: 100%; height: 10px; border: 1px solid var(--lin
 .panels h4 { min-height: 32px; display: flex; align-items: end; }
 .inside .meter { margin: 4px 0 8px; }
 .figure figure > img { width: auto; max-width: 100%; margin-top: 8px; }
+.walk h4 { margin: 16px 0 4px; } .walk > img { display: block; max-width: 100%; height: auto; }
 .block { border: 1px solid var(--line); padding: 16px; margin-top: 16px; }
 ul.legend { list-style: none; margin: 8px 0 0; padding: 0; font-size: 12px; line-height: 18px; }
 ul.legend b { display: inline-block; border: 6px solid; margin-right: 8px; vertical-align: -1px; }

@@ -10,7 +10,7 @@ from torch import Tensor
 from cutaway.core.errors import CutawayError, MethodRefusedError
 from cutaway.core.method import IMAGE, LAYER, TARGET, LayerName, Range, Raw, RawPanel, Tags, method
 from cutaway.core.model import VisionModel
-from cutaway.core.progress import Steps
+from cutaway.core.progress import Steps, finish
 from cutaway.core.result import Attribution
 from cutaway.core.target import Target, channel
 
@@ -163,7 +163,9 @@ def _projection(
         goal = channel(layer, clean.channel or 0)
         try:
             parts.append(
-                deconvnet(model, x[i : i + 1], goal, reduce="rgb", start="activation", keep="map").values
+                finish(
+                    deconvnet(model, x[i : i + 1], goal, reduce="rgb", start="activation", keep="map")
+                ).values
             )
         except MethodRefusedError as error:
             return None, (f"no deconvnet projection: {error.found}",)

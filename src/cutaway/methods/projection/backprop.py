@@ -4,11 +4,13 @@ from torch import Tensor
 
 from cutaway.core.method import IMAGE, TARGET, Raw, Tags, method
 from cutaway.core.model import VisionModel
+from cutaway.core.progress import Progress, Steps
 from cutaway.core.result import Attribution
 from cutaway.core.target import Target
 
 from .reduce import Reduce, reduced
 from .rules import Keep, Start, project
+from .walk import Layers, Maps, Walk, walk
 
 
 @method(
@@ -29,15 +31,21 @@ def backprop(
     *,
     reduce: Reduce = "rgb",
     start: Start = "gradient",
-    keep: Keep = "map",
-) -> Raw:
+    keep: Keep = "auto",
+    layers: Layers = None,
+    maps: Maps = 8,
+) -> Steps[Raw]:
     """The signed gradient of the target in pixel space, (N, 3, H, W), as a colour picture.
 
     The same figure as deconvnet and guided backprop with the ReLU's own rule, R where h>0.
+    With `layers` it walks through the strongest maps of those layers (see `walk`).
     Raises `MethodRefusedError` when the target cannot be differentiated.
     """
+    yield Progress(0, 1, note="Backpropagation")
+    unit = "d target / d pixel"
+    if layers is not None:
+        asked = Walk(layers, maps, start, keep, "d unit / d pixel", plain={"reduce": (reduce, "rgb")})
+        return (yield from walk(model, x, target, {}, asked, name="backprop"))
     done = project(model, x, target, {}, name="backprop", start=start, keep=keep)
     heat, signed = reduced(done.picture, reduce)
-    return Raw(
-        heat, signed=signed, unit="d target / d pixel", evidence={"score": done.value}, notes=done.notes
-    )
+    return Raw(heat, signed=signed, unit=unit, evidence={"score": done.value}, notes=done.notes)

@@ -7,12 +7,14 @@ from torch import Tensor
 from cutaway.core.method import IMAGE, TARGET, Raw, RawPanel, Tags, method
 from cutaway.core.model import VisionModel
 from cutaway.core.operators import Family
+from cutaway.core.progress import Progress, Steps
 from cutaway.core.result import Attribution
 from cutaway.core.rules import Rule, plain
 from cutaway.core.target import Target
 
 from .reduce import Reduce, reduced
 from .rules import PASSES, Keep, Start, deconvnet_relu, guided_relu, project, skip_contrast
+from .walk import Layers, Maps, Walk, walk
 
 
 @method(
@@ -34,15 +36,23 @@ def guided_backprop(
     *,
     reduce: Reduce = "rgb",
     start: Start = "gradient",
-    keep: Keep = "map",
+    keep: Keep = "auto",
     compare: Annotated[bool, "add backprop and deconvnet beside it, from the same start"] = False,
-) -> Raw:
+    layers: Layers = None,
+    maps: Maps = 8,
+) -> Steps[Raw]:
     """The gradient with every ReLU passing only positive signals through open gates: R where h>0 and R>0.
 
     Gives (N, 3, H, W). With `compare=True` the panels hold the figure input / backprop / deconvnet / guided.
+    With `layers` it walks through the strongest maps of those layers (see `walk`), as in fig. 3 of the paper.
     Raises `MethodRefusedError` when an operator is out of the rule's reach.
     """
+    yield Progress(0, 1, note="Guided backpropagation")
     rules: dict[Family, Rule] = {Family.RELU: guided_relu, Family.NORM: plain}
+    if layers is not None:
+        kept = {"reduce": (reduce, "rgb"), "compare": (compare, False)}
+        asked = Walk(layers, maps, start, keep, "guided signal", plain=kept)
+        return (yield from walk(model, x, target, rules, asked, name="guided_backprop"))
     done = project(model, x, target, rules, name="guided_backprop", start=start, keep=keep)
     panels = {}
     if compare:

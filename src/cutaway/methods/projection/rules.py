@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -18,7 +18,10 @@ from cutaway.core.rules import Rule, backward_rules
 from cutaway.core.target import Target, flat, gradient, not_differentiable, observe
 
 Start = Annotated[Literal["gradient", "activation"], "what a hidden map starts from"]
-Keep = Annotated[Literal["map", "maximum"], "of a hidden map: all of it, or its strongest position"]
+Keep = Annotated[
+    Literal["auto", "map", "maximum"],
+    "of a hidden map: all of it, or its strongest position; auto: the position with `layers`, else the map",
+]
 """Types of the options `start` and `keep`."""
 
 PASSES = frozenset({Family.MAX_POOL, Family.NORM, Family.GATE, Family.MUL})
@@ -93,15 +96,10 @@ def project(
     Raises `MethodRefusedError` when an operator is out of the rules' reach, or when no ReLU obeys them.
     """
     x = x.detach().requires_grad_()
-
-    def choose(call: Call) -> Rule | None:
-        other_norm = call.family is Family.NORM and call.name != "local_response_norm"
-        return None if other_norm or call.name == "amax" else rules.get(call.family)
-
-    with backward_rules(choose, model.network) as mode:
+    with under(rules, model) as mode:
         values = observe(model, x, target)
     value = target.read(values)
-    notes = _reach(mode, [values[r.layer] for _, r in target.terms], target, name) if rules else ()
+    notes = reach(mode, [values[r.layer] for _, r in target.terms], target.label(), name) if rules else ()
     outputs, seeds = [], []
     for weight, reader in target.terms:
         activation = values[reader.layer]
@@ -119,14 +117,27 @@ def project(
     return Projection(picture, value.detach(), notes + flat(picture, target), frozenset(mode.families))
 
 
-def _reach(mode: backward_rules, tensors: list[Tensor], target: Target, name: str) -> tuple[str, ...]:
-    """Refuse what the rules do not reach; the note on what passed as plain gradient."""
+def under(rules: Mapping[Family, Rule], model: VisionModel) -> backward_rules:
+    """The mode in which the model's operators obey `rules`; NORM's acts on local response normalisation alone."""
+
+    def choose(call: Call) -> Rule | None:
+        other_norm = call.family is Family.NORM and call.name != "local_response_norm"
+        return None if other_norm or call.name == "amax" else rules.get(call.family)
+
+    return backward_rules(choose, model.network)
+
+
+def reach(mode: backward_rules, tensors: Sequence[Tensor], label: str, name: str) -> tuple[str, ...]:
+    """The note on what passed as plain gradient between the picture and `tensors`, which are called `label`.
+
+    Raises `MethodRefusedError` for what the rules of the method `name` do not reach.
+    """
     passed: dict[Family, int] = {}
     for tensor in tensors:
         passed |= audit(tensor, mode, passes=PASSES, method=name)
     if not any(c.family is Family.RELU for c in mode.placed):
         raise MethodRefusedError(
-            f"no ReLU lies between the picture and {target.label()}, so {name} would be the plain gradient",
+            f"no ReLU lies between the picture and {label}, so {name} would be the plain gradient",
             "networks with ReLU",
             "saliency or grad_cam",
         )
