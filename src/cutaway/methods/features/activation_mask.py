@@ -8,10 +8,10 @@ from torch import Tensor
 from cutaway.core.errors import UnknownNameError
 from cutaway.core.method import IMAGE, LAYER, LayerName, Range, Raw, RawPanel, Tags, method
 from cutaway.core.model import VisionModel
-from cutaway.core.places import Axis
 from cutaway.core.result import Attribution
 
 from .capture import capture, named
+from .enlarge import enlarge
 
 DIM = 0.25
 """Brightness of the picture outside the mask."""
@@ -66,10 +66,7 @@ def activation_mask(
         )
     else:
         above = own.new_full((len(x),), threshold)
-    place = model.layers.geometry.places[model.layers.trace.value(model.layers.find(names[0]).name)]
-    rows, row_note = _centres(place.rows, own.shape[1], x.shape[2])
-    columns, column_note = _centres(place.columns, own.shape[2], x.shape[3])
-    heat = _interpolate(_interpolate(own, rows, x.shape[2], 1), columns, x.shape[3], 2)
+    heat, placed = enlarge(model, names[0], own, x.shape[2], x.shape[3])
     inside = heat > above.view(-1, 1, 1)
     seen = x if x.shape[1] == 3 else x.expand(-1, 3, -1, -1)
     lit = torch.where(inside[:, None], seen, seen * DIM)
@@ -87,28 +84,6 @@ def activation_mask(
             "area": inside.flatten(1).double().mean(1),
             "positions_above": (own > above.view(-1, 1, 1)).flatten(1).double().mean(1),
         },
-        notes=notes + tuple(dict.fromkeys(n for n in (row_note, column_note) if n)),
+        notes=notes + placed,
         panels={"mask": RawPanel(f"above T in {names[0]}", lit, "picture")},
     )
-
-
-def _centres(axis: Axis, count: int, pixels: int) -> tuple[list[float], str]:
-    """The pixel at the centre of each position's receptive field; evenly spread where that is not known."""
-    if axis.steady and not axis.whole and not axis.unknown:
-        middle = float(axis.low + axis.high) / 2
-        return [float(axis.jump) * i + middle for i in range(count)], ""
-    spread = [(i + 0.5) * pixels / count - 0.5 for i in range(count)]
-    return spread, "receptive fields have no one centre here: positions are spread evenly over the picture"
-
-
-def _interpolate(values: Tensor, centres: list[float], pixels: int, axis: int) -> Tensor:
-    """Linear between the centres along one axis, constant beyond the first and the last."""
-    if len(centres) == 1:
-        return values.repeat_interleave(pixels, axis)
-    step = centres[1] - centres[0]
-    at = torch.arange(pixels, device=values.device, dtype=torch.float64)
-    at = ((at - centres[0]) / step).clamp(0, len(centres) - 1)
-    low = at.floor().long().clamp(max=len(centres) - 2)
-    shape = [-1 if i == axis else 1 for i in range(values.ndim)]
-    part = (at - low).to(values.dtype).view(shape)
-    return values.index_select(axis, low) * (1 - part) + values.index_select(axis, low + 1) * part
