@@ -61,11 +61,12 @@ class Node:
 
 @dataclass
 class ModuleRun:
-    """What one named module did: its type, and the values it returned each time it ran."""
+    """What one named module did: its type, the values it returned each time it ran, and whether as bare tensors."""
 
     name: str
     type: str
     runs: int = 0
+    bare: bool = True
     outputs: list[tuple[Value, ...]] = field(default_factory=list)
 
     @property

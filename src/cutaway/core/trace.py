@@ -105,6 +105,7 @@ class _Recorder(TorchFunctionMode):
         self._scopes.pop()
         run = self.modules.setdefault(name, ModuleRun(name, type(module).__name__))
         run.runs += 1
+        run.bare &= isinstance(output, Tensor)
         run.outputs.append(self.values(output))
 
     def values(self, output: Any) -> tuple[Value, ...]:
