@@ -8,13 +8,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .console import console
+from cutaway.core.errors import UnknownNameError, UsageError, unknown
+
+from . import catalogue
+from .catalogue import By
+from .console import console, say
 from .explain import ClassesOption, DeviceOption, ModelOption, PreprocessOption, WeightsOption
 from .summary import print_json
 
 if TYPE_CHECKING:
     from cutaway.core.layers import LayerTable
     from cutaway.core.method import Method
+
+BROWSE = "Browsing"
+WIDE = 100
+"""Columns of a terminal from which the list says what kind of result each method gives."""
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 
@@ -23,23 +31,84 @@ def methods(
     name: Annotated[
         str | None, typer.Argument(help="One method, with its options, limits and paper.")
     ] = None,
+    family: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FAMILY", help="sensitivity, decomposition, perturbation ...", rich_help_panel=BROWSE
+        ),
+    ] = None,
+    focus: Annotated[
+        str | None, typer.Option(metavar="FOCUS", help="model or data.", rich_help_panel=BROWSE)
+    ] = None,
+    when: Annotated[
+        str | None, typer.Option(metavar="WHEN", help="post-hoc or ad-hoc.", rich_help_panel=BROWSE)
+    ] = None,
+    level: Annotated[
+        str | None, typer.Option(metavar="LEVEL", help="low, mid or high.", rich_help_panel=BROWSE)
+    ] = None,
+    chapter: Annotated[
+        str | None,
+        typer.Option(metavar="CHAPTER", help="gradient, projection, weights ...", rich_help_panel=BROWSE),
+    ] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            "--by",
+            metavar="BY",
+            help="Group by family, focus, when, level or chapter.",
+            rich_help_panel=BROWSE,
+        ),
+    ] = None,
     as_json: JsonOption = False,
     markdown: Annotated[
-        bool, typer.Option("--markdown", help="Print the table of the documentation.")
+        bool, typer.Option("--markdown", help="Print the page of the documentation.")
     ] = False,
 ) -> None:
-    """List the methods, or show one with every option it takes."""
+    """List the methods, browse them by what they are, or show one with every option it takes.
+
+    Filters combine; what holds for both model and data, or for any level, is found by each.
+    """
     from cutaway.methods import METHODS, get
 
-    chosen = [get(name)] if name is not None else sorted(METHODS.values(), key=lambda m: (m.chapter, m.name))
+    filters: dict[By, str | None] = {
+        "family": family, "focus": focus, "when": when, "level": level, "chapter": chapter,
+    }  # fmt: skip
+    browsing = by is not None or any(filters.values())
+    if name is not None and browsing:
+        raise UsageError(
+            f"method {name} together with filters or --by", "one of them", f"cutaway methods {name}"
+        )
+    grouping = _by(by)
+    every = sorted(METHODS.values(), key=lambda m: (m.chapter, m.name))
+    chosen = [get(name)] if name is not None else catalogue.chosen(every, filters)
     if as_json:
-        print_json("methods", {"methods": [m.to_dict() for m in chosen]})
+        found: dict[str, object] = {"methods": [m.to_dict() for m in chosen]}
+        if by is not None:
+            groups = [
+                {grouping: g.value, "meaning": g.meaning, "methods": [m.name for m in g.methods]}
+                for g in catalogue.grouped(chosen, grouping)
+            ]
+            found |= {"by": grouping, "groups": groups}
+        print_json("methods", found)
     elif markdown:
-        typer.echo(_markdown(chosen))
+        typer.echo(catalogue.markdown(chosen))
     elif name is not None:
         _one(chosen[0])
+    elif not chosen:
+        say(catalogue.nothing(every, filters))
     else:
-        _all(chosen)
+        _all(chosen, grouping)
+
+
+def _by(text: str | None) -> By:
+    """What to group by, chapters unless said; raises `UnknownNameError` with the choices."""
+    for known in catalogue.BY:
+        if text == known:
+            return known
+    if text is not None:
+        near = unknown("grouping", text, catalogue.BY)
+        raise UnknownNameError(near.found, ", ".join(catalogue.BY), near.hint)
+    return "chapter"
 
 
 def layers(
@@ -95,7 +164,7 @@ def _layer_table(name: str, table: LayerTable) -> None:
         cells = (
             row.name,
             row.type,
-            _by(row.shape[1:]),
+            _times(row.shape[1:]),
             _count(row.parameters),
             _count(row.macs),
             sees,
@@ -112,13 +181,13 @@ def _layer_table(name: str, table: LayerTable) -> None:
     out.print(Text(f"for class activation maps: {chosen or 'none'}; {reason}", style="dim"))
 
 
-def _by(numbers: Sequence[float]) -> str:
+def _times(numbers: Sequence[float]) -> str:
     return " x ".join(f"{n:g}" for n in numbers)
 
 
 def _square(numbers: Sequence[float]) -> str:
     """One number where height and width agree."""
-    return f"{numbers[0]:g}" if len(set(numbers)) == 1 else _by(numbers)
+    return f"{numbers[0]:g}" if len(set(numbers)) == 1 else _times(numbers)
 
 
 def _count(number: int) -> str:
@@ -143,22 +212,27 @@ def _then(activation: str | None) -> str:
     return f"{'norm' if first.endswith('norm') else first}, {last}" if first else last
 
 
-def _all(chosen: list[Method]) -> None:
+def _all(chosen: list[Method], by: By) -> None:
+    """The methods in groups; on a narrow terminal each one's sentence has the room of the column `gives`."""
     from rich.table import Table
     from rich.text import Text
 
-    out, chapter = console(), ""
+    out = console()
+    wide = out.width >= WIDE
     table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("method", no_wrap=True)
-    table.add_column("gives", no_wrap=True)
+    if wide:
+        table.add_column("gives", no_wrap=True)
     table.add_column("what it is")
-    for m in chosen:
-        if m.chapter != chapter:
-            chapter = m.chapter
-            table.add_row(Text(chapter, style="bold cyan"))
-        table.add_row(Text(f"  {m.name}"), Text(m.gives.kind), Text(m.summary))
+    for group in catalogue.grouped(chosen, by):
+        middle = [Text()] if wide else []
+        table.add_row(Text(group.value, style="bold cyan"), *middle, Text(group.meaning, style="dim"))
+        for m in group.methods:
+            kind = [Text(m.gives.kind)] if wide else []
+            table.add_row(Text(f"  {m.name}"), *kind, Text(m.summary))
     out.print(table)
-    out.print(Text(f"\n{len(chosen)} methods. Options of one: cutaway methods {chosen[0].name}", style="dim"))
+    counted = "1 method" if len(chosen) == 1 else f"{len(chosen)} methods"
+    out.print(Text(f"\n{counted}. Options of one: cutaway methods {chosen[0].name}", style="dim"))
 
 
 def _one(m: Method) -> None:
@@ -209,13 +283,3 @@ def _default(value: object) -> str:
     ('none', 'true', 'RGB')
     """
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)
-
-
-def _markdown(chosen: list[Method]) -> str:
-    """The table of `docs/methods.md`."""
-    rows = ["# Methods", "", "Written by `make docs` from the declarations; do not edit.", ""]
-    rows += ["| Method | Name | Chapter | Gives | Paper | Beware |", "|---|---|---|---|---|---|"]
-    for m in chosen:
-        cells = (m.title, f"`{m.name}`", m.chapter, m.gives.kind, m.paper, m.caveat)
-        rows.append("| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |")
-    return "\n".join(rows)
