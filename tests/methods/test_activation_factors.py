@@ -94,6 +94,19 @@ def test_the_objective_never_rises_and_is_the_error(solver: str, seed: int) -> N
     assert objective[-1] >= svd(matrix, 4).objective[0] - 1e-12
 
 
+def test_a_step_of_hals_solves_for_one_column_exactly() -> None:
+    """The last column of W is the non-negative least squares solution, row by row, of what the others leave."""
+    from scipy.optimize import nnls
+
+    matrix = positive(20, 8, seed=3) ** 2
+    found = nmf(matrix, 3, steps=1)
+    left, right = found.left.numpy(), found.right.numpy()
+    rest = matrix.numpy() - left[:, :2] @ right[:2]
+    want = [nnls(right[2][:, None], row)[0][0] for row in rest]
+    assert 0 in want
+    np.testing.assert_allclose(left[:, 2], want, rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_it_comes_as_low_as_scikit_learn(seed: int) -> None:
     from sklearn.decomposition import NMF

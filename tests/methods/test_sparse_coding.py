@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import cutaway
 from cutaway.core.errors import MethodRefusedError, UsageError
-from cutaway.methods.features.sparse import Code, Filters, shrink, solve
+from cutaway.methods.features.sparse import Code, Filters, solve
 
 PREP = cutaway.Preprocess(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
 BGR = cutaway.Preprocess(channels="BGR", range=255, mean=(104, 117, 123))
@@ -68,11 +69,11 @@ def test_the_operator_its_transpose_and_its_norm_are_those_of_the_matrix(
 
 
 def test_orthonormal_filters_give_soft_thresholded_coefficients() -> None:
-    """1x1 filters that are a rotation of the colours: z = shrink(F'y, 1 / weight), in one step."""
+    """1x1 filters that are a rotation of the colours: z = soft threshold of F'y at 1 / weight, in one step."""
     rotation = torch.linalg.qr(noise(3, 3))[0]
     filters = Filters(rotation.view(3, 3, 1, 1), (6, 5))
     y = noise(2, 3, 6, 5, seed=1)
-    want = shrink(torch.einsum("oc,nchw->nohw", rotation, y), torch.tensor(1 / 2.5, dtype=torch.float64))
+    want = F.softshrink(torch.einsum("oc,nchw->nohw", rotation, y), 1 / 2.5)
     for solver in ("ista", "fista"):
         code = run(filters, y, 2.5, 30, solver)
         torch.testing.assert_close(code.z, want, rtol=1e-7, atol=1e-7)
@@ -96,10 +97,8 @@ def test_orthonormal_blocks_give_soft_thresholded_coefficients_through_the_metho
     )
     y = PREP.normalise(x)
     # the first place of a filter lies one pixel outside, so that the blocks begin at pixel 1
-    blocks = torch.nn.functional.conv2d(y[:, :, 1:, 1:], weight, stride=2)
-    back = torch.nn.functional.conv_transpose2d(
-        shrink(blocks, torch.tensor(0.25, dtype=torch.float64)), weight, stride=2
-    )
+    blocks = F.conv2d(y[:, :, 1:, 1:], weight, stride=2)
+    back = F.conv_transpose2d(F.softshrink(blocks, 0.25), weight, stride=2)
     got = PREP.normalise(torch.as_tensor(found.values)[None])[:, :, 1:, 1:]
     torch.testing.assert_close(got, back, rtol=1e-8, atol=1e-8)
 
