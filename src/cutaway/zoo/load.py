@@ -17,13 +17,15 @@ from cutaway.core.preprocess import Preprocess
 
 from .categories import read_classes
 from .checkpoints import fill, read_state
+from .hugging_face import open_hugging_face
+from .keras_models import open_keras
 from .opened import File, Opened, Random, Weights
 from .published import open_timm, open_torchvision
 from .user_code import build_from_file
 
 _KINDS = (
-    "a torchvision name (resnet50), timm:NAME, path/net.py:FUNCTION, cutaway:NAME (bundled), "
-    "or in Python a torch.nn.Module"
+    "a torchvision name (resnet50), timm:NAME, hf:NAME or hf:FOLDER, keras:FILE.keras, "
+    "path/net.py:FUNCTION, cutaway:NAME (bundled), or in Python a torch.nn.Module"
 )
 _IDENTITY_NOTE = "no preprocessing was given: pixels from 0 to 1 reach the network as they are"
 
@@ -41,8 +43,9 @@ def load(
     Parameters
     ----------
     spec : "resnet50" (torchvision, its default weights, transforms and categories), "timm:convnext_tiny",
-        "path/net.py:build" (your own code), "cutaway:scenes" (bundled, works offline), an `nn.Module`
-        (wrapped as it is, on its device), or a `VisionModel` (returned as it is).
+        "hf:microsoft/resnet-18" or "hf:folder" (Hugging Face, safetensors only), "keras:file.keras" (Keras 3,
+        run on torch), "path/net.py:build" (your own code), "cutaway:scenes" (bundled, works offline), an
+        `nn.Module` (wrapped as it is, on its device), or a `VisionModel` (returned as it is).
     weights : a .safetensors file or a state dict read without running code; "random" (or "random:SEED") for
         an untrained network on purpose. None takes the published weights; they are never silently random.
     classes : names in the order of the outputs, or a file with them (JSON, or one a line).
@@ -51,8 +54,8 @@ def load(
     device : "auto" takes CUDA, else MPS, else the CPU.
 
     Raises `UnknownNameError` for a name that does not exist, `InputError` for files that cannot be read or do
-    not fit, `MissingDependencyError` for timm when it is not installed, `UsageError` for options that exclude
-    each other.
+    not fit, `MissingDependencyError` for timm, transformers or Keras when it is not installed, `UsageError` for
+    options that exclude each other.
 
     >>> model = load(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), classes=["no", "yes"])
     >>> model.name, model.classes
@@ -99,8 +102,10 @@ def _open(spec: str, weights: Weights) -> Opened:
         if name.lower() not in bundled.names():
             raise unknown("bundled network", name, bundled.names())
         return _open_bundled(name.lower(), weights)
-    if colon and kind.lower() in ("hf", "keras"):
-        raise UnknownNameError(f"{kind.lower()}: models cannot be opened yet", _KINDS)
+    if colon and kind.lower() == "keras":
+        return open_keras(name, weights)
+    if colon and kind.lower() == "hf":
+        return open_hugging_face(name, weights)
     if colon:
         raise UnknownNameError(f"no kind of model named {kind!r} in {spec!r}", _KINDS)
     if re.search(r"\.(pth?|safetensors|ckpt|bin|onnx|h5|keras|pb|tflite)$", spec, re.IGNORECASE):
