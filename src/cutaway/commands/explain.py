@@ -31,7 +31,7 @@ ModelOption = Annotated[
         "--model",
         "-m",
         metavar="SPEC",
-        help="cutaway:scenes, resnet50 (torchvision), timm:NAME, path/net.py:build.",
+        help="cutaway:scenes, resnet50 (torchvision), timm:NAME, hf:NAME, keras:FILE.keras, path/net.py:build.",
         rich_help_panel=NETWORK,
     ),
 ]
