@@ -161,6 +161,13 @@ def test_the_same_bits_twice_alone_or_in_a_batch_of_any_order() -> None:
     assert several[0].evidence["box"] == one.evidence["box"]
 
 
+def test_the_random_centres_of_the_colour_models_are_the_same_every_time() -> None:
+    random = np.random.default_rng(8)  # noise: the mixtures depend on where the clusters start
+    noise, heat = random.integers(0, 256, (40, 40, 3), np.uint8), random.random((40, 40))
+    cuts = [grab_cut.grab_cut(noise, heat > 0.9, heat < 0.1, keep="free") for _ in range(5)]
+    assert all((cut == cuts[0]).all() for cut in cuts)
+
+
 def test_opencvs_random_numbers_and_threads_stay_the_callers() -> None:
     def drawn() -> np.ndarray:
         return np.asarray(cv2.randu(np.zeros(4), 0, 1)).copy()
