@@ -88,7 +88,7 @@ def test_every_object_has_its_pixels_its_box_and_its_score() -> None:
         assert (result.values[instances == 0] == 0).all()
         labels = result.panels["instances"].labels
         assert set(labels) == {0, *range(1, len(scores) + 1)}
-        assert labels[1].endswith(f"{scores[0]:.2f}")
+        assert labels[1].endswith(f"(score {scores[0]:.2f})")
 
 
 def test_no_kept_object_holds_another_and_each_is_a_level_set() -> None:

@@ -108,7 +108,9 @@ def saliency_segmentation(
     panels = {
         "cut-out": RawPanel("cut out, box in orange", cut_out(pictures, inside, boxes), "picture"),
         "seeds": RawPanel("seeds", sides, "categorical", labels=SEEDS),
-        "saliency": RawPanel(f"map of {source}", heat, "unsigned", read.unit),
+        "saliency": RawPanel(
+            f"map of {source}" + ", smoothed" * (smoothing > 0), heat, "unsigned", read.unit
+        ),
     }
     return Raw(
         inside.to(x.dtype).cpu(),

@@ -114,7 +114,7 @@ def salient_objects(
     if not all(kept):
         notes += ("a picture has no piece of the smallest area that stands out: no object in it",)
     labels = [
-        {0: "outside"} | {k: f"object {k}, score {p.score:.2f}" for k, p in enumerate(objects, 1)}
+        {0: "outside"} | {k: f"object {k} (score {p.score:.2f})" for k, p in enumerate(objects, 1)}
         for objects in kept
     ]
     panels = {
