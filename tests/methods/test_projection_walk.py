@@ -159,6 +159,17 @@ def test_a_dead_map_is_said_and_gets_no_patch(start: str, keep: str) -> None:
     assert "zero everywhere, so without projection and patch: conv:1, 4" in got.notes
 
 
+def test_a_projection_of_nothing_is_said() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU6(), nn.Flatten(), nn.Linear(4 * 64, 2))
+    with torch.no_grad():
+        net[0].bias.copy_(torch.tensor([0.5, 100.0, 0.5, 0.5]))  # channel 1 is at the ceiling everywhere
+    got = walked(net, picture(1, 3, 10, 10), "guided_backprop", layers="1", maps=2)
+    assert got.evidence["channels 1"][0] == 1
+    assert not got.panels["1"].values[0].any()
+    assert got.panels["1"].values[1].any()
+    assert [note.endswith("): 1:1") for note in got.notes if "zero though" in note] == [True]
+
+
 def test_stages_are_the_last_layers_before_positions_move_apart() -> None:
     torchvision = pytest.importorskip("torchvision")
     wanted = {
@@ -173,7 +184,7 @@ def test_stages_are_the_last_layers_before_positions_move_apart() -> None:
         table = cutaway.core.layers.LayerTable.of(net, torch.zeros(1, 3, 224, 224, device="meta"))
         assert table.stages() == layers, name
     got = walked(GapNet(), picture(1, 3, 12, 12), layers="stages", maps=1)
-    assert got.layer == "features.2, features"
+    assert got.layer == "features"
     assert any("features.2, features" in note for note in got.notes)
 
 

@@ -287,7 +287,8 @@ def walk_block(subject: Subject, result: Attribution) -> str:
     source = {"source": known.paper} if known and known.paper else {}
     return (
         f'<div class="block walk"><h3>{esc(subject.title(result.method))}: down from the strongest maps</h3>'
-        f'<p class="small">Above each pair its channel and activation; the projection, on its own scale with zero in '
+        f'<p class="small">Above each pair its channel and activation; the projection, on its own scale, which its '
+        f"largest 0.5 % leave, with zero in "
         f"grey; below it the part of the photograph that this position sees, white beyond the edge. "
         f"{duration(result.provenance.seconds)}</p>{figures}{html.facts(options | source)}{notes}{caveat}</div>"
     )

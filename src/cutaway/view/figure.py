@@ -17,6 +17,7 @@ from .drawing import Drawing
 from .lettering import HAIRLINE, INK, MUTED, PAPER, method_title, wrap, write
 from .raster import encode, to_image
 from .sheet import contact_sheet
+from .walk import stages
 
 __all__ = ["contact_sheet", "draw"]
 
@@ -66,7 +67,12 @@ def _compose(result: Result, title: str, drawn: Sequence[Drawing]) -> Image.Imag
 
 def _heading(result: Result, title: str, width: int) -> list[str]:
     made = result.provenance
-    facts = [f"{result.target}", f"at {result.layer}" if result.layer else "", made.model, made.image]
+    facts = [
+        f"{result.target}",
+        f"at {result.layer}" if result.layer and not stages(result) else "",
+        made.model,
+        made.image,
+    ]
     known = [f"{k.replace('_', ' ')} {_short(v)}" for k, v in result.evidence.items() if _is_number(v)]
     lines = wrap("  ·  ".join(f for f in facts if f), 13, width)
     return lines + wrap("  ·  ".join([f"{number(made.seconds)} s", *known]), 13, width)

@@ -14,12 +14,14 @@ from cutaway.core.result import Attribution, Panel, Result
 from .colors import OKABE_ITO, Array, finite
 from .drawing import Drawing, photograph
 from .lettering import HAIRLINE, INK, MUTED, PAPER, wrap, write
-from .raster import color_picture, fit, shrink, to_image
+from .raster import fit, shrink, to_image
 
 TILE, PHOTO = 88, 224
 """Pixels of the longer side of a tile, and of the photograph, on the sheet."""
 ACROSS, GAP, LINE, BETWEEN = 8, 4, 16, 24
 SILENT = "silent"
+BRIGHT = 0.995
+"""Share of a projection's numbers below the end of its scale: a few strong pixels would leave the rest grey."""
 _COLORS = [f"#{bytes(c).hex()}" for c in OKABE_ITO[[4, 6, 2, 0, 1, 5, 7, 3]]]
 
 
@@ -79,7 +81,11 @@ def walk_drawing(result: Attribution) -> Drawing:
         write(pen, left + 18, y, head, 13, INK)
         page.paste(sheet, (left, y + LINE + 6))
         y += LINE + 6 + sheet.height + 10
-    return Drawing("", page, remark="channel: activation. Each projection on its own scale, grey is zero.")
+    return Drawing(
+        "",
+        page,
+        remark="channel: activation. Each projection on its own scale, which its largest 0.5 % leave; grey is zero.",
+    )
 
 
 def stage_image(stage: Stage, size: Sequence[int], *, tile: int = TILE, beside: bool = True) -> Image.Image:
@@ -157,7 +163,9 @@ def _colors(panel: Panel, values: Array, high: int, wide: int) -> Array:
         )
     if values.shape[1] > high or values.shape[2] > wide:
         values = np.moveaxis(shrink(np.moveaxis(values, 0, -1), high, wide), -1, 0)
-    return fit(color_picture(values, signed=True), high, wide, smooth=False)
+    sizes = np.abs(np.asarray(values, np.float64)).ravel()
+    far = float(np.quantile(sizes, BRIGHT, method="higher")) or float(sizes.max()) or 1.0
+    return fit(np.clip(np.moveaxis(values, 0, -1) / far / 2 + 0.5, 0.0, 1.0), high, wide, smooth=False)
 
 
 def _photograph(result: Attribution, found: Sequence[Stage]) -> Image.Image:

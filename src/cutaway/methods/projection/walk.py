@@ -118,11 +118,11 @@ def walk(
         fields = _fields(model, stage, (int(x.shape[-2]), int(x.shape[-1])))
         panels |= _panels(stage, x.detach(), torch.stack(pictures, 1), fields, asked)
         evidence |= _evidence(stage)
-        notes += _said(stage, asked)
+        notes += _said(stage, torch.stack(pictures, 1), asked)
     return Raw(
         picture,
         unit=asked.unit,
-        layer=", ".join(layers),
+        layer=layers[-1],
         evidence=evidence,
         notes=notes,
         panels=panels,
@@ -224,8 +224,11 @@ def _fields(model: VisionModel, stage: Stage, size: tuple[int, int]) -> _Fields:
         [None if silent else window(*at) for at, silent in zip(*one, strict=True)]
         for one in zip(positions, stage.silent.tolist(), strict=True)
     ]
-    words = f"{high} × {wide} pixels" if (high, wide) != size else "the whole picture"
-    return _Fields(boxes, (high, wide), words if found else "an unknown part of the picture")
+    if not found:
+        return _Fields(boxes, (high, wide), "an unknown part of the picture")
+    full = max(box.height for box in found.values()), max(box.width for box in found.values())
+    words = f"{full[0]} × {full[1]} pixels" + (", shown whole" if (high, wide) == size else "")
+    return _Fields(boxes, (high, wide), "the whole picture" if full == size else words)
 
 
 def _panels(stage: Stage, x: Tensor, pictures: Tensor, fields: _Fields, asked: Walk) -> dict[str, RawPanel]:
@@ -277,8 +280,8 @@ def _evidence(stage: Stage) -> dict[str, Any]:
     }
 
 
-def _said(stage: Stage, asked: Walk) -> tuple[str, ...]:
-    """What a reader must know of one layer: fewer maps than asked, maps that are silent."""
+def _said(stage: Stage, pictures: Tensor, asked: Walk) -> tuple[str, ...]:
+    """What a reader must know of one layer: fewer maps than asked, maps that are silent, projections of nothing."""
     notes: tuple[str, ...] = ()
     if asked.maps > stage.count:
         notes += (f"{stage.layer} has {stage.count} maps, fewer than {asked.maps}: all are shown",)
@@ -286,5 +289,12 @@ def _said(stage: Stage, asked: Walk) -> tuple[str, ...]:
     if silent:
         notes += (
             f"zero everywhere, so without projection and patch: {stage.layer}:{', '.join(map(str, silent))}",
+        )
+    flat = (pictures == 0).flatten(2).all(2) & ~stage.silent
+    if bool(flat.any()):
+        channels = ", ".join(map(str, sorted(set(stage.channels[flat].tolist()))))
+        notes += (
+            f"the projection is zero though the map answers (a unit at the ceiling of its ReLU6 has no slope, "
+            f"or the rules let nothing through): {stage.layer}:{channels}",
         )
     return notes
