@@ -1,5 +1,6 @@
 """Walks down from the strongest maps: each tile is its unit explained alone, each patch the field by formula."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +8,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
 import cutaway
+from cutaway.cli import app
 from cutaway.core.errors import MethodRefusedError, UnknownNameError, UsageError
 from cutaway.core.method import get
 from cutaway.core.progress import finish
@@ -261,3 +265,25 @@ def test_beyond_the_picture_is_white_in_both_blocks() -> None:
         assert (sheet[16 + 10, x0 + 10] == 255).all()
         assert (sheet[16 + 30, x0 + 10] == 255).all()
         assert not (sheet[16 + 50, x0 + 50] == 255).all()
+
+
+def test_the_command_writes_every_panel(tmp_path: Path) -> None:
+    photo, arrays = tmp_path / "a.png", tmp_path / "a.npz"
+    pixels = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(photo)
+    asked = ["explain", str(photo), "--model", "cutaway:cifar", "--method", "deconvnet", "--json"]
+    settings = ["--set", "deconvnet.layers=block2,block1", "--set", "deconvnet.maps=2"]
+    done = CliRunner().invoke(
+        app, [*asked, *settings, "--arrays", str(arrays), "-o", str(tmp_path / "a.html")]
+    )
+    assert done.exit_code == 0, done.stderr
+    (result,) = json.loads(done.stdout)["images"][0]["results"]
+    assert list(result["panels"]) == ["block1", "block1 patches", "block2", "block2 patches"]
+    with np.load(arrays) as file:
+        for panel in result["panels"].values():
+            assert list(file[panel["array"]].shape) == panel["shape"]
+            assert len(panel["labels"]) == len(panel["boxes"]) == 2
+    assert "block1: 2 strongest of" in (tmp_path / "a.html").read_text(encoding="utf-8")
+    wrong = CliRunner().invoke(app, [*asked, "--set", "deconvnet.layers=block1,blokc2"])
+    assert (wrong.exit_code, wrong.stdout) == (4, "")
+    assert "block2" in wrong.stderr
