@@ -229,9 +229,8 @@ _declare(
         T.erf,
     ],
 )
-_declare(
-    Family.GATE, "input", [F.sigmoid, torch.sigmoid, torch.sigmoid_, T.sigmoid, T.sigmoid_, F.hardsigmoid]
-)
+_GATES = [F.sigmoid, torch.sigmoid, torch.sigmoid_, T.sigmoid, T.sigmoid_, F.hardsigmoid]
+_declare(Family.GATE, "input", _GATES)
 _declare(
     Family.FUNCTION,
     "input",
@@ -243,11 +242,8 @@ _declare(
 )
 _declare(Family.FUNCTION, "input exponent", [torch.pow, T.pow, T.pow_, T.__pow__])
 _declare(Family.FUNCTION, "input other", [T.__rtruediv__, T.__rdiv__])
-_declare(
-    Family.SOFTMAX,
-    "input dim",
-    [F.softmax, torch.softmax, T.softmax, F.log_softmax, torch.log_softmax, T.log_softmax],
-)
+_SOFT = [F.softmax, torch.softmax, T.softmax, F.log_softmax, torch.log_softmax, T.log_softmax]
+_declare(Family.SOFTMAX, "input dim", _SOFT)
 _declare(
     Family.ATTENTION,
     "input key value",
