@@ -80,11 +80,42 @@ def test_cam_refuses_other_heads_and_says_what_to_use(name: str, size: int) -> N
         wrap(net, double=False).explain(picture(3, size, size).float(), "cam", 4)
 
 
+def test_cam_names_the_bend_of_a_head() -> None:
+    net = torchvision.models.alexnet(weights=None).eval()
+    with pytest.raises(MethodRefusedError, match="is not linear: a ReLU lies in it"):
+        wrap(net, double=False).explain(picture(3, 80, 80).float(), "cam", 4)
+
+
 def test_cam_refuses_flatten_and_nonlinear_targets() -> None:
     with pytest.raises(MethodRefusedError, match="Flatten"):
         wrap(FlattenNet()).explain(picture(3, 8, 10), "cam", 1, layer="conv")
     with pytest.raises(MethodRefusedError, match="softmax"):
         wrap(GapNet()).explain(picture(3, 8, 10), "cam", cutaway.probability(1))
+
+
+class ClassToken(nn.Module):
+    """Patches and a class token; the score reads what `reads` says of them."""
+
+    def __init__(self, reads: slice) -> None:
+        super().__init__()
+        self.patch, self.fc, self.reads = nn.Conv2d(3, 6, 4, stride=4), nn.Linear(6, 4), reads
+        self.token, self.norm = nn.Parameter(torch.ones(1, 1, 6)), nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = self.patch(x).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.token + tokens.mean(1, keepdim=True), tokens], 1)
+        out: torch.Tensor = self.fc(self.norm(tokens)[:, self.reads].mean(1))
+        return out
+
+
+def test_cam_refuses_a_score_that_reads_the_class_token() -> None:
+    x = picture(1, 3, 8, 12)
+    for reads in (slice(0, 1), slice(0, None)):
+        with pytest.raises(MethodRefusedError, match="class token"):
+            wrap(ClassToken(reads)).explain(x, "cam", 1, layer="norm")
+    net = ClassToken(slice(1, None)).double()
+    found = wrap(net).explain(x, "cam", 1, layer="norm")
+    np.testing.assert_allclose(found.values.mean() + net.fc.bias[1].item(), net(x)[0, 1].item(), rtol=1e-12)
 
 
 class SideBranch(GapNet):

@@ -237,3 +237,13 @@ def test_convolution_matrix_of_a_layer() -> None:
     large = cutaway.VisionModel(nn.Sequential(nn.Conv2d(3, 4, 5)), PREP, name="large window")
     with pytest.raises(UsageError, match="window of 5 x 5"):
         large.inspect("convolution_matrix", size=4)
+
+
+def test_evidence_of_one_entry_keeps_its_form() -> None:
+    model = cutaway.VisionModel(
+        nn.Sequential(nn.Conv2d(3, 1, 3)), cutaway.Preprocess(crop=8), name="one filter"
+    )
+    found = model.inspect("effective_filters")
+    assert found.evidence["layers"] == ("0",)
+    assert len(found.evidence["bias"]) == 1
+    assert len(model.inspect("optimal_stimulus").evidence["response"]) == 1

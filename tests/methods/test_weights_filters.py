@@ -118,10 +118,10 @@ def test_filter_planes_keep_the_heaviest_inputs() -> None:
     sizes = np.abs(weight[4:8]).sum((0, 2, 3))
     heaviest = np.argsort(-sizes)[:3]
     by_size = model.inspect("filter_planes", layer="2", columns=3, rows=4, page=2, order="size")
-    assert by_size.evidence["inputs"] == heaviest.tolist()
+    assert by_size.evidence["inputs"] == tuple(heaviest.tolist())
     np.testing.assert_array_equal(by_size.values[3 * 2 + 1], weight[4 + 2, heaviest[1]])
     stored = model.inspect("filter_planes", layer="2", columns=3, rows=4, page=2)
-    assert stored.evidence["inputs"] == sorted(heaviest.tolist())
+    assert stored.evidence["inputs"] == tuple(sorted(heaviest.tolist()))
 
 
 @pytest.mark.parametrize("prep", [PREP, BGR], ids=["rgb", "bgr"])

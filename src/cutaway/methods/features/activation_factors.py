@@ -146,7 +146,7 @@ def _ordered(found: Factors) -> Factors:
 
 def _evidence(maps: Tensor, grids: Tensor, directions: Tensor, found: Sequence[Factors]) -> dict[str, Any]:
     energy = maps.double().square().sum((1, 2, 3))
-    lost = torch.tensor([f.objective[-1] for f in found]).to(energy)
+    lost = energy.new_tensor([f.objective[-1] for f in found])
     strongest = directions.abs().argsort(dim=2, descending=True, stable=True)[..., :STRONGEST]
     own = grids.square().sum((2, 3))
     return {

@@ -8,6 +8,7 @@ from cutaway.core.audit import audit, node_names
 from cutaway.core.errors import MethodRefusedError
 from cutaway.core.method import IMAGE, LAYER, TARGET, LayerName, Raw, Tags, method
 from cutaway.core.model import VisionModel
+from cutaway.core.operators import Family
 from cutaway.core.result import Attribution
 from cutaway.core.rules import backward_rules
 from cutaway.core.target import Target
@@ -44,6 +45,8 @@ def cam(model: VisionModel, x: Tensor, target: Target, *, layer: LayerName = Non
         h = head(model, x, target, layer)
     if target.reads_output and model.layers.trace.beside(model.layers.trace.value(layer)):
         raise _refusal(layer, "is not all there is: the score also reads the picture beside this layer")
+    if h.elsewhere:
+        raise _refusal(layer, "reads a token that stands at no position, such as the class token")
     pooling = _pooling(h, mode)
     places = h.activation[0, 0].numel()
     weights = h.gradient.mean((2, 3), keepdim=True) * (places if pooling == "mean" else 1)
@@ -60,7 +63,13 @@ def _pooling(h: Head, mode: backward_rules) -> str:
     try:
         audit(h.output, mode, method="cam")
     except MethodRefusedError as error:
-        raise _refusal(h.layer, f"is not linear: {error.found}") from error
+        # nothing below the layer is differentiated, so that every ReLU met lies in the head
+        bend = (
+            "a ReLU lies in it"
+            if Family.RELU in mode.families
+            else error.found.removeprefix("cam cannot reach ")
+        )
+        raise _refusal(h.layer, f"is not linear: {bend}") from error
     spread = (h.gradient - h.gradient.mean((2, 3), keepdim=True)).abs().max()
     if bool(spread > 1e-5 * h.gradient.abs().max()):
         raise _refusal(h.layer, "weighs positions differently (Flatten and a linear layer)")

@@ -17,7 +17,8 @@ from cutaway.core.target import Target, score, slopes
 class Head:
     """A layer's activation A and the target's gradient in it, both (N, C, h, w), and the target's value (N,).
 
-    `output` is the value still in its graph down to the layer.
+    `output` is the value still in its graph down to the layer; `elsewhere` says that the target also reads tokens of
+    the layer that stand at no position, such as a class token.
     """
 
     layer: str
@@ -26,6 +27,7 @@ class Head:
     value: Tensor
     notes: tuple[str, ...]
     output: Tensor
+    elsewhere: bool = False
 
 
 def head(model: VisionModel, x: Tensor, target: Target, layer: str | None) -> Head:
@@ -53,7 +55,9 @@ def head(model: VisionModel, x: Tensor, target: Target, layer: str | None) -> He
     (slope,) = slopes(value, raw, keep=True)
     if slope is None:
         raise _unrelated(target, layer, model)
-    return Head(layer, activation.detach(), as_map(slope, row), value.detach(), notes, value)
+    found = as_map(slope, row)
+    elsewhere = bool(slope.count_nonzero() > found.count_nonzero())
+    return Head(layer, activation.detach(), found, value.detach(), notes, value, elsewhere)
 
 
 def _unrelated(target: Target, layer: str, model: VisionModel) -> MethodRefusedError:

@@ -59,10 +59,10 @@ def effective_filters(
         unit=unit_of(space),
         layer=layer,
         evidence={
-            "bias": (whole.bias + constant).tolist(),
+            "bias": tuple((whole.bias + constant).tolist()),
             "size": f"{kernel.shape[2]} x {kernel.shape[3]}",
             "stride": f"{whole.stride[0]} x {whole.stride[1]}",
-            "layers": [found.steps[i].layer for i in found.convolutions],
+            "layers": tuple(found.steps[i].layer for i in found.convolutions),
         },
         notes=notes + found.notes + order + paged,
         extra={"scale": "tiles", "each": scale == "filter", "title": f"effective filters of {layer}"},

@@ -73,8 +73,8 @@ def filter_arrangement(
         evidence={
             "taps": f"{rows} x {columns} of {strongest} x ({height} x {width})",
             "share_of_weight_drawn": float(share),
-            "inputs": chosen.tolist(),
-            "weights": weights.tolist(),
+            "inputs": tuple(chosen.tolist()),
+            "weights": tuple(weights.tolist()),
         },
         notes=(*notes, f"lower filters: {lower_name}", *found.notes, *order, *paged),
         extra={"scale": "tiles", "each": True, "title": f"{layer} drawn with the filters of {lower_name}"},

@@ -55,7 +55,7 @@ def filter_planes(
         weights[:, kept].flatten(0, 1)[None],
         unit="weight",
         layer=layer,
-        evidence={"inputs": kept.tolist(), "first_unit": shown.start, "units": module.out_channels},
+        evidence={"inputs": tuple(kept.tolist()), "first_unit": shown.start, "units": module.out_channels},
         notes=notes + paged,
         extra={
             "scale": "maps",

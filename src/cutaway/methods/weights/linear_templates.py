@@ -38,7 +38,7 @@ def linear_templates(
         templates[None],
         unit=unit_of(space),
         layer=rows.layer,
-        evidence={"bias": (rows.bias[shown] + constant).tolist()},
+        evidence={"bias": tuple((rows.bias[shown] + constant).tolist())},
         notes=rows.notes + order + paged,
         extra={"scale": "tiles", "each": scale == "filter", "title": f"templates of {rows.layer}"},
     )

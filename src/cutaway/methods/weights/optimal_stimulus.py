@@ -75,7 +75,7 @@ def optimal_stimulus(
         best[None],
         unit="pixel value" if space == "pixels" else "normalised input",
         layer=name,
-        evidence={"response": (radius * norm).tolist(), "energy": energy},
+        evidence={"response": tuple((radius * norm).tolist()), "energy": energy},
         notes=notes + order + paged,
         extra={"scale": "tiles", "each": True, "title": f"optimal stimuli of {name}"},
     )
