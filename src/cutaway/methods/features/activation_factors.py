@@ -84,10 +84,10 @@ def activation_factors(
     ]
     evidence = _evidence(maps, grids, directions, found)
     panels = {
-        "picture": RawPanel("what the network saw", seen, "picture"),
         "hues": RawPanel(
             f"{count} factors, each in its hue", torch.stack([d[0] for d in drawn]).to(x), "picture"
         ),
+        "picture": RawPanel("what the network saw", seen, "picture"),
     }
     for i in range(count):
         tile = torch.stack([d[1][i] for d in drawn]).to(x)
