@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Solver = Literal["fista", "ista"]
+SPECTRA = 64
+"""Filters whose spectra are in memory at a time."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +56,12 @@ class Filters:
         the picture out of it makes nothing longer, so the largest eigenvalue of all bounds the operator's.
         """
         weights = self.weights.detach().double()
-        kh, kw = weights.shape[2:]
-        # the autocorrelations sum_i f_ic * f_id have size 2 k - 1 and hold all that the matrices need
-        own = F.conv2d(weights.transpose(0, 1), weights.transpose(0, 1), padding=(kh - 1, kw - 1))
-        high, wide = (n + 2 * (k - 1) + self.stride for n, k in zip(self.size, (kh, kw), strict=True))
-        circle = F.pad(own, (0, wide - own.shape[3], 0, high - own.shape[2]))
-        circle = circle.roll((1 - kh, 1 - kw), (2, 3))
-        matrices = torch.fft.rfft2(circle).permute(2, 3, 0, 1)
-        largest = torch.linalg.eigvalsh((matrices + matrices.mH) / 2).amax()
+        size = [n + 2 * (k - 1) + self.stride for n, k in zip(self.size, weights.shape[2:], strict=True)]
+        matrices = weights.new_zeros((), dtype=torch.complex128)
+        for some in weights.split(SPECTRA):
+            spectra = torch.fft.rfft2(some, size)
+            matrices = matrices + torch.einsum("ochw,odhw->hwcd", spectra, spectra.conj())
+        largest = torch.linalg.eigvalsh(matrices).amax()
         return float(largest) * (1 + 1e-9)
 
 
