@@ -7,14 +7,15 @@ INSTALL := $(UV) pip install --quiet --python $(BIN)/python
 # One thread for each of two test processes is faster than two threads in one: most tests are many small steps.
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(or $(JOBS),2)
 
-.PHONY: help demo test check format docs bench clean
+.PHONY: help demo test check format docs matrix bench clean
 
 help:
 	@echo "make demo     write report.html from the bundled networks and pictures, offline"
 	@echo "make test     run every test"
 	@echo "make check    format, lint, types, documentation, and the wheel in a fresh environment"
 	@echo "make format   let ruff mend format and lint"
-	@echo "make docs     write docs/methods.md from the registered methods"
+	@echo "make docs     write docs/methods.md from the registered methods, docs/matrix.md from their recorded outcomes"
+	@echo "make matrix   run every method on every architecture and record what comes out"
 	@echo "make bench    run every benchmark and print its table"
 	@echo "make clean    remove .venv and everything built"
 
@@ -49,6 +50,8 @@ check: .venv/dev.stamp
 	$(BIN)/mypy
 	@$(BIN)/cutaway methods --markdown | diff -u docs/methods.md - \
 		|| { echo "docs/methods.md is not what the methods say; run make docs"; exit 1; }
+	@$(BIN)/python -m tests.matrix.page | diff -u docs/matrix.md - \
+		|| { echo "docs/matrix.md is not what tests/matrix/outcomes say; run make docs"; exit 1; }
 	PATH="$(CURDIR)/$(BIN):$$PATH" ./tests/wheel.sh
 
 format: .venv/dev.stamp
@@ -57,6 +60,11 @@ format: .venv/dev.stamp
 
 docs: .venv/dev.stamp
 	$(BIN)/cutaway methods --markdown > docs/methods.md.new && mv docs/methods.md.new docs/methods.md
+	$(BIN)/python -m tests.matrix.page > docs/matrix.md.new && mv docs/matrix.md.new docs/matrix.md
+
+matrix: .venv/dev.stamp
+	CUTAWAY_RECORD=1 $(PYTEST) tests/matrix/test_matrix.py -k "agrees_or_refuses"
+	$(BIN)/python -m tests.matrix.page > docs/matrix.md.new && mv docs/matrix.md.new docs/matrix.md
 
 bench: .venv/bench.stamp
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
