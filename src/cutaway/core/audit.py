@@ -232,7 +232,9 @@ def _family(node: Any) -> Family | str | None:
     if name in _LINEAR:
         return None
     if name.endswith("BatchNorm"):
-        return "batch norm in training mode" if _training(node) else None
+        if _training(node):
+            return "batch norm in training mode"
+        return Family.MUL if factors[1:] and factors[1] is not None else None  # a scale made from the picture
     live = sum(parent is not None for parent, _ in node.next_functions)
     if name in ("Mul", "Div", "Mm", "Bmm") and live < 2:
         # one factor is a constant: a number, a parameter, or something the mode saw come from neither mask nor copy

@@ -9,6 +9,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -115,11 +116,9 @@ class backward_rules(TorchFunctionMode):  # noqa: N801 - read as a verb: with ba
     tensor([10., 10.])
     """
 
-    def __init__(self, rules: Rules, network: nn.Module | None = None) -> None:
+    def __init__(self, rules: Rules = MappingProxyType({}), network: nn.Module | None = None) -> None:
         super().__init__()
-        self._choose: Callable[[Call], Rule | None] = (
-            rules if callable(rules) else lambda call: rules.get(call.family)
-        )
+        self._rules = rules
         self._owners = owners(network) if network is not None else {}
         self._records: dict[int, list[weakref.ref[Record]]] = {}
         self._derived: Any = WeakIdKeyDictionary()
@@ -147,6 +146,10 @@ class backward_rules(TorchFunctionMode):  # noqa: N801 - read as a verb: with ba
             result = func(*args, **kwargs)
         self._mark(func, args, tensors, result, placed=rule is not None)
         return result
+
+    def _choose(self, call: Call) -> Rule | None:
+        # a method, for subclasses: handing over one of their own would keep the pass alive in a cycle
+        return self._rules(call) if callable(self._rules) else self._rules.get(call.family)
 
     def _rewire(self, call: Call, rule: Rule) -> Any:
         record = self._record(call)

@@ -149,7 +149,7 @@ _declare(Family.NORM, "input normalized_shape weight eps", [getattr(F, "rms_norm
 _declare(Family.NORM, "input p dim eps", [F.normalize])
 _declare(
     Family.ADD,
-    "input other alpha",
+    "input other",
     [
         torch.add,
         T.add,

@@ -95,6 +95,7 @@ def _notes(x: Tensor, start: Tensor, rise: Tensor, left: Tensor) -> tuple[str, .
     worst = float((left.abs() / rise.double().abs().clamp(min=1e-12)).max())
     if worst > 1e-3 and not torch.allclose(left.abs(), torch.zeros_like(left), atol=1e-6):
         notes += (
-            f"the shares miss {worst:.2%} of the score difference: rounding, or samples that see each other",
+            f"the shares miss {worst:.2%} of the score difference: rounding, samples that see each other, random "
+            "numbers, or numbers read out of the picture in Python, as by item()",
         )
     return notes

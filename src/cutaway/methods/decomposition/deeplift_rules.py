@@ -51,8 +51,12 @@ def slope(call: Call, at: Tensor) -> Tensor:
 
 
 def _quotient(change: Tensor, by: Tensor, call: Call, h: Tensor, r: Tensor) -> Tensor:
-    """change / by; the slope half way where h and r share half their digits, since a quotient would keep few."""
-    near = by.abs() <= torch.finfo(h.dtype).eps ** 0.5 * torch.maximum(h.abs(), r.abs())
+    """change / by; the slope half way where h and r share half their digits, since a quotient would keep few.
+
+    Differences on the straight pieces of a ReLU keep them all.
+    """
+    digits = 0.0 if call.family is Family.RELU else torch.finfo(h.dtype).eps ** 0.5
+    near = by.abs() <= digits * torch.maximum(h.abs(), r.abs())
     if not bool(near.any()):
         return change / by
     return torch.where(near, slope(call, (h + r) / 2), change / torch.where(near, 1, by))
@@ -91,7 +95,9 @@ def softmax(call: Call, reference: Call, signal: Tensor) -> Shares:
     sum(p~ dh) / sum(p~), since probabilities keep adding up to one. Log-softmax: dh - dL itself.
     """
     (h,), (r,) = call.inputs, reference.inputs
-    dim = call.arguments["dim"]
+    dim = call.arguments.get("dim")
+    if dim is None:  # what PyTorch then takes, with a warning of its own
+        dim = 0 if h.ndim in (0, 1, 3) else 1
     log, other = F.log_softmax(_precise(call, h), dim), F.log_softmax(_precise(call, r), dim)
     gap = (log - other).abs().nan_to_num()  # both minus infinity where a mask hides a place
     larger = torch.maximum(log, other).exp()

@@ -114,12 +114,19 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
+    if enable_gqa:  # neighbouring queries share a key and a value
+        key, value = (_shared(t, query.shape[-3] // t.shape[-3]) for t in (key, value))
     scores = torch.matmul(query * (scale or 1 / math.sqrt(query.shape[-1])), key.transpose(-2, -1))
     if is_causal:
         attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
     if attn_mask is not None:
         scores = scores + _additive(attn_mask, scores, hidden=False)
     return torch.matmul(F.softmax(scores, dim=-1), value)
+
+
+def _shared(t: Tensor, times: int) -> Tensor:
+    """(..., heads, length, width) with every head `times` times in a row."""
+    return t.unsqueeze(-3).expand(*t.shape[:-2], times, *t.shape[-2:]).flatten(-4, -3)
 
 
 def _additive(mask: Tensor, like: Tensor, *, hidden: bool) -> Tensor:

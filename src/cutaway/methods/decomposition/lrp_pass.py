@@ -88,7 +88,7 @@ class RelevanceRules(backward_rules):
     """
 
     def __init__(self, composite: Composite, strengths: Strengths, pictures: int, network: nn.Module) -> None:
-        super().__init__(self._pick, network)
+        super().__init__(network=network)
         self.ledger = Ledger(pictures)
         self.merged, self.gated, self.alone = 0, 0, 0
         self._composite, self._strengths = composite, strengths
@@ -143,7 +143,7 @@ class RelevanceRules(backward_rules):
                 self._gates[result] = self._gates[source]
         return result
 
-    def _pick(self, call: Call) -> Rule | None:
+    def _choose(self, call: Call) -> Rule | None:
         """The rule of one operator, or None where the gradient moves relevance rightly or nothing does."""
         live = [t.requires_grad for t in call.inputs]
         family = call.family
@@ -175,8 +175,8 @@ class RelevanceRules(backward_rules):
         return None
 
     def _weighted(self, call: Call, live: list[bool]) -> Rule | None:
-        weight = call.arguments.get("weight")
-        if isinstance(weight, Tensor) and weight.requires_grad:  # a filter made from the picture
+        made = (call.arguments.get("weight"), call.arguments.get("bias"))
+        if any(isinstance(t, Tensor) and t.requires_grad for t in made):  # a filter made from the picture
             return None
         place = self._place
         if place is None:

@@ -59,7 +59,9 @@ class RevealCancel(Multipliers):
         """As `Multipliers.rule`, and for what makes or reads a spread."""
         below = [self._spread_of(t) for t in call.inputs]
         first = below[0]
-        if call.family in _WEIGHTED and not _depends(call.arguments.get("weight")):
+        if any(map(_depends, call.arguments.values())):
+            return super().rule(call, place)
+        if call.family in _WEIGHTED:
             return self._weighted(place)
         if first is not None and call.family is Family.BATCH_NORM and not call.arguments.get("training"):
             return self._normed(call, first)
