@@ -175,7 +175,7 @@ def _norm_above(model: VisionModel, node: Node) -> Node | None:
 
 def _network_input(model: VisionModel) -> int:
     """The node that made the network's input: the last one of the preprocessing."""
-    x = torch.zeros(1, 3, 2, 2, device=model.device, dtype=model.dtype)
+    x = torch.zeros(1, model.preprocess.pixel_channels, 2, 2, device=model.device, dtype=model.dtype)
     return len(trace(nn.Identity(), x, run=model.preprocess.normalise).nodes) - 1
 
 
