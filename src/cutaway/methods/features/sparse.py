@@ -58,8 +58,8 @@ class Filters:
         weights = self.weights.detach().double()
         size = [n + 2 * (k - 1) + self.stride for n, k in zip(self.size, weights.shape[2:], strict=True)]
         matrices = weights.new_zeros((), dtype=torch.complex128)
-        for some in weights.split(SPECTRA):
-            spectra = torch.fft.rfft2(some, size)
+        for first in range(0, len(weights), SPECTRA):
+            spectra = torch.fft.rfft2(weights[first : first + SPECTRA], size)
             matrices = matrices + torch.einsum("ochw,odhw->hwcd", spectra, spectra.conj())
         largest = torch.linalg.eigvalsh(matrices).amax()
         return float(largest) * (1 + 1e-9)
