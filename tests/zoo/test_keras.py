@@ -192,6 +192,12 @@ def test_one_sigmoid_is_two_classes(tmp_path: Path) -> None:
     ("first", "name", "expected"),
     [
         ([], "own", Preprocess(resize=(8, 8))),
+        (["ZeroPadding2D", 3], "own", Preprocess(resize=(8, 8))),
+        (
+            ["ZeroPadding2D", 3],
+            "resnet50",
+            Preprocess(resize=(8, 8), channels="BGR", range=255, mean=(103.939, 116.779, 123.68)),
+        ),
         (["Rescaling", 1 / 255], "own", Preprocess(resize=(8, 8), range=255)),
         (["Rescaling", 2, -1], "own", Preprocess(resize=(8, 8))),
         (["Rescaling", 1, -117], "own", Preprocess(resize=(8, 8), range=255)),
@@ -207,7 +213,7 @@ def test_the_pixels_a_network_was_made_for(
     tmp_path: Path, first: list[Any], name: str, expected: Preprocess
 ) -> None:
     layers = keras().layers
-    before = [layers.Rescaling(*first[1:])] if first else []
+    before = [getattr(layers, first[0])(*first[1:])] if first else []
     spec = save(chain(*before, layers.Conv2D(4, 3), layers.GlobalAveragePooling2D(), name=name), tmp_path)
     model = load(spec, device="cpu")
     assert model.preprocess == expected
@@ -267,6 +273,9 @@ def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
     k = keras()
     with pytest.raises(InputError, match="Lambda, which is code of its own"):
         load(save(chain(k.layers.Conv2D(2, 3), k.layers.Lambda(lambda x: 2 * x)), tmp_path))
+    own = k.saving.register_keras_serializable("mine")(type("Odd", (k.layers.ReLU,), {}))
+    with pytest.raises(InputError, match=r"holds mine\.Odd, which is code of its own"):
+        load(save(chain(k.layers.Conv2D(2, 3), own()), tmp_path))
     path = keras_file(tmp_path)
     with pytest.raises(InputError, match=r"os\.path\.ReLU, which is code of its own"):
         load(

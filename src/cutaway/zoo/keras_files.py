@@ -49,10 +49,13 @@ def check(path: Path) -> None:
 
 
 def _objects(config: Any) -> Iterator[tuple[str | None, str]]:
-    """The module and class of everything a configuration would make."""
+    """The module (of a class registered by its author, the package) and class of all that would be made."""
     if isinstance(config, dict):
         if isinstance(config.get("class_name"), str):
             module = config.get("module")
+            package, registered, _ = str(config.get("registered_name")).partition(">")
+            if registered:
+                module = package
             yield (None if module is None else str(module)), config["class_name"]
         for value in config.values():
             yield from _objects(value)

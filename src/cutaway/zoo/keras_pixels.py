@@ -72,6 +72,19 @@ def _range(network: nn.Module, shape: tuple[int, ...]) -> tuple[int, str]:
     return (255 if abs(a) * 255 <= 16 or abs(b / a) > 1.5 else 1), where
 
 
+def _middle(arrived: Tensor, channels: int) -> Tensor:
+    """The mean over the colours in the middle, where padding put in front of a layer does not reach.
+
+    >>> padded = nn.functional.pad(torch.full((1, 3, 4, 4), 255.0), (3, 3, 3, 3))
+    >>> float(_middle(padded, 3)), float(_middle(padded.permute(0, 2, 3, 1), 3))
+    (255.0, 255.0)
+    """
+    if arrived.ndim != 4:
+        return arrived.mean()
+    maps = arrived if arrived.shape[1] == channels else arrived.permute(0, 3, 1, 2)
+    return maps[..., maps.shape[2] // 2, maps.shape[3] // 2].mean()
+
+
 class _Arrived(BaseException):
     """Carries what reached the first weighted layer out of the network."""
 
@@ -91,7 +104,7 @@ def _arrives(network: nn.Module, shape: tuple[int, ...], value: float) -> Tensor
         try:
             network(torch.full(shape, value, dtype=next(network.parameters()).dtype))
         except _Arrived as found:
-            return found.value.detach().double().mean()
+            return _middle(found.value.detach().double(), shape[1])
         except (RuntimeError, ValueError, StopIteration):
             return None
     return None
