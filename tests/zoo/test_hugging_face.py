@@ -220,3 +220,19 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     with pytest.raises(MissingDependencyError, match=r"cutaway\[hf\]"):
         load(f"hf:{tmp_path}")
     assert VisionModel is not None
+
+
+def test_a_folder_that_disagrees_with_itself_is_refused(tmp_path: Path) -> None:
+    good = hf_folder(tmp_path / "good", "resnet")
+    folder = tmp_path / "labels"
+    shutil.copytree(good, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["id2label"] = {str(i): f"thing {i}" for i in range(19)}
+    config["label2id"] = {name: int(i) for i, name in config["id2label"].items()}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"other shapes than its config\.json"):
+        load(f"hf:{folder}", device="cpu")
+    shutil.copytree(good, tmp_path / "steps")
+    (tmp_path / "steps" / "preprocessor_config.json").write_text("{")
+    with pytest.raises(InputError, match=r"preprocessor_config\.json is damaged"):
+        load(f"hf:{tmp_path / 'steps'}", device="cpu")

@@ -133,7 +133,20 @@ def _classes(config: Any) -> tuple[str, ...]:
 def _preprocess(
     transformers: Any, source: str, options: Mapping[str, Any], notes: list[str]
 ) -> Preprocess | None:
-    """The published preprocessing, tried on a picture against the library's own; `notes` says what differs."""
+    """The published preprocessing, tried on a picture against the library's own; `notes` says what differs.
+
+    One that is absent is noted; a damaged file is refused.
+    """
+    file = Path(source) / "preprocessor_config.json"
+    try:
+        if file.is_file():
+            json.loads(file.read_bytes())
+    except ValueError as error:
+        raise InputError(
+            f"{file} is damaged: {_first(error)}",
+            "a preprocessing in JSON",
+            "another copy; or remove it and give --preprocess FILE",
+        ) from error
     try:
         processor = transformers.AutoImageProcessor.from_pretrained(source, backend="pil", **options)
     except (OSError, ValueError, ImportError, KeyError) as error:
@@ -250,6 +263,11 @@ def _explained(source: str) -> Iterator[None]:
                 f"hf:{source} comes with code of its own, which is not run",
                 "architectures that transformers has itself",
                 "path/net.py:build, where you trust that code",
+            ) from error
+        if "ignore_mismatched_sizes" in str(error):
+            raise InputError(
+                f"hf:{source} holds weights of other shapes than its config.json describes",
+                "a config.json with the sizes and the number of labels of the weights",
             ) from error
         raise InputError(
             f"hf:{source} cannot be read: {_first(error)}", f"{_ACCEPTED}, with weights in safetensors"
