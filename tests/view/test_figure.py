@@ -102,6 +102,12 @@ def test_colours_kept_by_the_method_are_drawn_as_colours() -> None:
     assert np.array_equal(np.asarray(picture), expected)
 
 
+def test_a_map_of_one_grey_channel_is_drawn_like_a_plain_map() -> None:
+    values = np.random.default_rng(0).normal(size=(1, 64, 64))
+    kept, plain = (drawings(attribution(v))[2].picture for v in (values, values[0]))
+    assert np.array_equal(np.asarray(kept), np.asarray(plain))
+
+
 @pytest.mark.parametrize(
     ("signed", "words"), [(False, "no positive evidence at layer4"), (True, "no evidence at layer4")]
 )

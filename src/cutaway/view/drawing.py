@@ -106,7 +106,7 @@ def map_drawing(result: Attribution, theme: Theme = "default", *, enlarged: bool
     """The plain map on its own grid; with `enlarged` at the photograph's size, cells as flat squares."""
     height, width = frame(result.image) if enlarged else result.heat.shape
     grid = " × ".join(map(str, result.values.shape[-2:]))
-    if result.values.ndim == 3:
+    if result.values.ndim == 3 and len(result.values) == 3:
         ends = scale(result.values, signed=result.signed, colors="grey")
         colors = color_picture(result.values, signed=ends.signed)
         title = f"in colour, {grid}"
