@@ -132,3 +132,11 @@ def test_the_page_holds_each_method_once_per_grouping_and_its_sentence() -> None
     for m in methods:
         assert f"- `{m.name}`: {m.summary}\n" in page
         assert page.count(f"| `{m.name}` | {m.chapter} |") == 1
+
+
+def test_names_to_choose_from_are_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rich.console import Console
+
+    monkeypatch.setattr("cutaway.commands.listing.console", lambda: Console(width=80))
+    printed = typer.testing.CliRunner().invoke(app, ["methods", "lrp"]).stdout
+    assert "…" not in printed

@@ -142,6 +142,8 @@ def explain(
     asked, question = asks(method or [], settings or []), Question(target, minus, unit)
     first = _first_readable(images)
     network = load(model, weights=weights, classes=classes, preprocess=preprocess, device=device)
+    for note in network.card.get("notes", ()):
+        say(f"{network.name}: {note}")
     with suppress(InputError):  # said later with the picture itself, so that the others are explained
         network.pixels(first)  # layers and units are looked up at the size of the pictures
     question.check(network)

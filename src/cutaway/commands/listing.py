@@ -259,7 +259,7 @@ def _one(m: Method) -> None:
     if m.parameters:
         options = Table(box=None, header_style="dim", padding=(0, 2, 0, 0), pad_edge=False)
         for label in ("option", "default", "accepted", "meaning"):
-            options.add_column(label, no_wrap=label in ("option", "default"))
+            options.add_column(label, no_wrap=label in ("option", "default"), overflow="fold")
         for p in m.parameters.values():
             options.add_row(
                 *map(
