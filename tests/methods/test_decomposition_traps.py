@@ -25,6 +25,7 @@ class Traps(nn.Module):
         torch.manual_seed(3)
         self.conv, self.other = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(3, 4, 3, padding=1)
         self.fc = nn.Linear(4 * 36, 3)
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
         self.function = function
 
     def forward(self, x: Tensor) -> Tensor:
@@ -103,6 +104,62 @@ def test_numbers_read_out_in_python_are_named_where_the_shares_miss() -> None:
         pictures(1), "deeplift", target=1
     )
     assert any("item" in note for note in found.notes)
+
+
+def causal(net: Traps, x: Tensor) -> Tensor:
+    h = net.conv(x)
+    return F.scaled_dot_product_attention(h, 2 * h, h.relu(), is_causal=True)
+
+
+def padded_keys(net: Traps, x: Tensor) -> Tensor:
+    h = net.conv(x).flatten(2).transpose(1, 2)
+    hidden = torch.arange(36).expand(len(x), -1) > 20
+    out: Tensor = net.attention(h, h, h, key_padding_mask=hidden)[0]
+    return out
+
+
+@pytest.mark.parametrize("function", [causal, padded_keys])
+def test_attention_written_out_gives_the_networks_own_score(
+    function: Callable[[Traps, Tensor], Tensor],
+) -> None:
+    model = wrap(Traps(function))
+    found = model.explain(pictures(1), "deeplift", target=1)
+    assert found.evidence["score"] == pytest.approx(float(model(pictures(1))[0, 1].detach()), abs=1e-12)
+
+
+def scaled_in_place(net: Traps, x: Tensor) -> Tensor:
+    h = net.conv(x)
+    h.mul_(3)
+    return h
+
+
+def scaled(net: Traps, x: Tensor) -> Tensor:
+    return net.conv(x) * 3
+
+
+def normed(h: Tensor) -> Tensor:
+    return F.batch_norm(h, torch.full((4,), 0.1).to(h), torch.full((4,), 2.0).to(h))
+
+
+@pytest.mark.parametrize("after", [F.relu, normed])
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [("deeplift", {"rule": "reveal_cancel"}), ("lrp", {"composite": "gamma"})],
+)
+def test_what_was_known_of_a_sum_is_forgotten_when_it_changes_in_place(
+    after: Callable[[Tensor], Tensor], method: str, options: dict[str, str]
+) -> None:
+    found, wanted = (
+        wrap(Traps(lambda net, x, make=make: F.relu(after(make(net, x))))).explain(
+            pictures(1), method, target=1, baseline="grey", **options
+        )
+        if method == "deeplift"
+        else wrap(Traps(lambda net, x, make=make: F.relu(after(make(net, x))))).explain(
+            pictures(1), method, target=1, **options
+        )
+        for make in (scaled_in_place, scaled)
+    )
+    assert torch.allclose(torch.tensor(found.values), torch.tensor(wanted.values), atol=1e-12)
 
 
 @pytest.mark.parametrize("method", ["deeplift", "lrp"])
