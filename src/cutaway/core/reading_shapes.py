@@ -179,7 +179,15 @@ def _numbers(atoms: tuple[Atom, ...]) -> tuple[int, ...]:
 
 _HANDLERS: Mapping[Family, Handler] = {
     **dict.fromkeys(
-        (Family.RELU, Family.ACTIVATION, Family.GATE, Family.FUNCTION, Family.IDENTITY, Family.ADD, Family.MUL),
+        (
+            Family.RELU,
+            Family.ACTIVATION,
+            Family.GATE,
+            Family.FUNCTION,
+            Family.IDENTITY,
+            Family.ADD,
+            Family.MUL,
+        ),
         elementwise,
     ),
     **dict.fromkeys((Family.CONV, Family.TRANSPOSED_CONV), convolution),

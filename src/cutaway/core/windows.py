@@ -7,14 +7,22 @@ themselves: how the answers are computed is the business of this module alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import InputError, MethodRefusedError, UsageError
+from .errors import CutawayError, InputError, MethodRefusedError, UsageError
 from .tap import Tap
+from .window_cost import counted
+from .window_operators import WritesIntoWindow
+from .window_order import even, grouped
+from .window_places import FULL
+from .window_spans import within
+from .window_tensor import Changed, Clean, dense
 
 if TYPE_CHECKING:
     from .model import VisionModel
@@ -26,6 +34,12 @@ _PIXELS = 8 * 224 * 224
 """Pixels of one batch on a processor: a larger one leaves the cache and costs more for each picture."""
 _PIXELS_GPU = 64 * 224 * 224
 _LARGEST = 256
+FIRST, LARGE, DENSE = 16, 64, 8
+"""Windows at a time: before anything is known, where little of the network runs on whole maps, and where much does."""
+WORTH = 1.2
+"""How many times fewer multiply-adds pay for cutting and pasting."""
+SAMPLED = 64
+"""From so many boxes on, two of them are also computed as whole pictures and compared."""
 
 
 def evaluate(
@@ -37,6 +51,8 @@ def evaluate(
     layers: Sequence[str] = (),
     output: bool = True,
     batch: int | None = None,
+    engine: Literal["auto", "plain"] = "auto",
+    report: Report | None = None,
 ) -> Iterator[tuple[Tensor, Values]]:
     """The network's answers with one box of a picture replaced, batch by batch.
 
@@ -52,7 +68,9 @@ def evaluate(
     fill : (C, H, W) pixels in [0, 1]; the part inside a box replaces it.
     layers : activations to read as well, as `Tap.maps` gives them.
     output : whether the network's output is wanted; without it the pass ends at the last of `layers`.
-    batch : boxes at a time; chosen by the picture's size when None.
+    batch : boxes at a time; chosen by the picture's size and the network when None.
+    engine : "plain" runs whole pictures; "auto" recomputes only what changes, where that is less work.
+    report : filled in with how the answers were computed.
 
     Raises `UsageError` for boxes that leave the picture and shapes that do not fit, `MethodRefusedError` for a
     network whose answer for one picture depends on the rest of its batch.
@@ -68,21 +86,139 @@ def evaluate(
     [0, 1] [1.0, 0.5]
     """
     _check(x, boxes, fill, layers, output, batch)
-    size = batch or suggested_batch(x)
-    packed = True
-    for first in range(0, len(boxes), size):
-        numbers = torch.arange(first, min(first + size, len(boxes)))
-        pictures = replaced(x, boxes[numbers], fill)
+    ask = _Ask(model, x, fill, tuple(layers), output)
+    told = report if report is not None else Report()
+    left = torch.arange(len(boxes))
+    if engine == "auto" and len(boxes):
+        left = yield from _changing(ask, boxes, batch, told)
+    if len(left):
+        yield from _plain(ask, boxes, left, batch or suggested_batch(x))
+
+
+@dataclass
+class Report:
+    """How the answers were computed.
+
+    `engine` is "incremental", "plain", or both joined by a plus; `why` the reason where something ran plainly;
+    `limit` how many times fewer multiply-adds the windows hold than whole pictures; `dense` the operators from
+    which on whole maps were computed; `deviation` the largest difference to whole pictures that was met on the
+    sample compared, as a share of the largest number there.
+    """
+
+    engine: str = "plain"
+    why: str = ""
+    limit: float | None = None
+    dense: tuple[str, ...] = ()
+    deviation: float | None = None
+
+
+@dataclass(frozen=True)
+class _Ask:
+    model: VisionModel
+    x: Tensor
+    fill: Tensor
+    layers: tuple[str, ...]
+    output: bool
+
+    def run(self, pictures: Tensor) -> Values:
+        """What is asked about the pictures."""
+        with torch.no_grad():
+            if not self.layers:
+                return {None: self.model(pictures)}
+            values: Values = {}
+            with Tap(self.model, *self.layers, stop=not self.output) as tap:
+                values[None] = self.model(pictures)
+            return values | {name: tap.maps(name) for name in self.layers}
+
+
+def _changing(
+    ask: _Ask, boxes: Tensor, batch: int | None, told: Report
+) -> Generator[tuple[Tensor, Values], None, Tensor]:
+    """Answers that recompute only what a window changes; returns the numbers of the boxes that are left."""
+    clean = Clean(ask.x.detach(), 2, 3)
+    groups = grouped(boxes, (ask.x.shape[2], ask.x.shape[3]))
+    todo = [g for g in groups if _worthwhile(boxes[g], ask.x)]
+    left = [g for g in groups if not _worthwhile(boxes[g], ask.x)]
+    size = batch or FIRST
+    while todo:
+        numbers, rest = todo[0][:size], todo[0][size:]
+        todo[:1] = [rest] if len(rest) else []
+        try:
+            with counted() as cost:
+                values = dense(ask.run(_windows(ask, clean, boxes[numbers])))
+            if told.limit is None and len(numbers) > 1:
+                _independent(dense(ask.run(_windows(ask, clean, boxes[numbers[:1]]))), values)
+            if told.limit is None and len(boxes) >= SAMPLED:
+                _compare(ask, boxes[numbers[:2]], values, told)
+        except MethodRefusedError:
+            raise
+        except (WritesIntoWindow, CutawayError, RuntimeError, TypeError, ValueError, IndexError) as error:
+            told.why = told.why or f"the windows cannot be followed ({str(error).splitlines()[0][:100]})"
+            left += [numbers, *todo]
+            break
+        yield numbers, values
+        told.engine = "incremental"
+        if told.limit is None:
+            told.limit, told.dense = cost.limit, cost.dense
+            if cost.limit < WORTH:
+                told.why = f"windows hold nearly all multiply-adds (limit {cost.limit:.2f})"
+                left += todo
+                break
+            if batch is None:
+                size = DENSE if cost.tail > 0.25 else LARGE
+                todo = [part for g in todo for part in even(g, size)]
+    if left and told.engine == "incremental":
+        told.engine = "incremental + plain"
+    return torch.cat(left) if left else torch.empty(0, dtype=torch.int64)
+
+
+def _worthwhile(boxes: Tensor, x: Tensor) -> bool:
+    top, left, bottom, right = boxes.unbind(1)
+    area = int((bottom - top).max()) * int((right - left).max())
+    return area < FULL * x.shape[2] * x.shape[3]
+
+
+def _compare(ask: _Ask, boxes: Tensor, values: Values, told: Report) -> None:
+    """Whole pictures for a few of the boxes, and the plain way for all where the numbers differ."""
+    worst = 0.0
+    for key, value in ask.run(replaced(ask.x, boxes, ask.fill)).items():
+        scale = float(value.abs().max().clamp(min=1e-12))
+        worst = max(worst, float((values[key][: len(boxes)] - value).abs().max()) / scale)
+    told.deviation = worst
+    if not worst < 1e4 * torch.finfo(ask.x.dtype).eps:
+        raise WritesIntoWindow(f"they differ from whole pictures by {worst:.1e}")
+
+
+def _windows(ask: _Ask, clean: Clean, boxes: Tensor) -> Changed:
+    """The pictures with their boxes filled, as windows of one size."""
+    top, left, bottom, right = (boxes[:, i].numpy() for i in range(4))
+    height, width = clean.size
+    down = within(top, np.maximum(bottom - 1, top), height)
+    across = within(left, np.maximum(right - 1, left), width)
+    window = ask.x.new_empty((len(boxes), down.size, across.size, ask.x.shape[1])).permute(0, 3, 1, 2)
+    for i, (t, l, b, r) in enumerate(boxes.tolist()):  # noqa: E741
+        y, x = int(down.starts[i]), int(across.starts[i])
+        window[i] = ask.x[0, :, y : y + down.size, x : x + across.size]
+        window[i, :, t - y : b - y, l - x : r - x] = ask.fill[:, t:b, l:r]
+    return Changed(clean, window, down, across)
+
+
+def _plain(ask: _Ask, boxes: Tensor, left: Tensor, size: int) -> Iterator[tuple[Tensor, Values]]:
+    """Whole pictures, batch by batch."""
+    packed, first = True, True
+    for numbers in even(left, size):
+        pictures = replaced(ask.x, boxes[numbers], ask.fill)
         if packed:
             # convolutions on a processor run up to three times as fast with channels last
             try:
-                values = _run(model, pictures.contiguous(memory_format=torch.channels_last), layers, output)
+                values = ask.run(pictures.contiguous(memory_format=torch.channels_last))
             except InputError:  # a network that reshapes by `.view` wants rows last; other faults raise again
                 packed = False
         if not packed:
-            values = _run(model, pictures, layers, output)
-        if first == 0 and len(numbers) > 1:
-            _independent(_run(model, pictures[:1], layers, output), values)
+            values = ask.run(pictures)
+        if first and len(numbers) > 1:
+            _independent(ask.run(pictures[:1]), values)
+        first = False
         yield numbers, values
         del pictures, values  # gone before the next batch is made
 
@@ -99,16 +235,6 @@ def suggested_batch(x: Tensor) -> int:
     """How many pictures of this size to evaluate at a time."""
     pixels = _PIXELS_GPU if x.device.type == "cuda" else _PIXELS
     return max(1, min(_LARGEST, pixels // (x.shape[-1] * x.shape[-2])))
-
-
-def _run(model: VisionModel, pictures: Tensor, layers: Sequence[str], output: bool) -> Values:
-    with torch.no_grad():
-        if not layers:
-            return {None: model(pictures)}
-        values: Values = {}
-        with Tap(model, *layers, stop=not output) as tap:
-            values[None] = model(pictures)
-        return values | {name: tap.maps(name) for name in layers}
 
 
 def _independent(alone: Values, together: Values) -> None:

@@ -1,0 +1,90 @@
+"""Where windows lie along one axis, and where an operator moves them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+Places = npt.NDArray[np.int64]
+
+
+class Span:
+    """Intervals of one size along an axis of a map: the first place of each, inside the map, and their common size.
+
+    >>> Span(np.array([0, 6]), 2).slid(kernel=3, stride=2, padding=1, dilation=1, length=8, out=4)
+    Span([0 2], 2)
+    """
+
+    def __init__(self, starts: Places, size: int) -> None:
+        self.starts, self.size = starts, size
+        self._known: dict[tuple[object, ...], Any] = {}
+
+    def __repr__(self) -> str:
+        return f"Span({self.starts}, {self.size})"
+
+    def slid(self, *, kernel: int, stride: int, padding: int, dilation: int, length: int, out: int) -> Span:
+        """The places of a sliding operator's output (of size `out`) that see a changed place of its input."""
+        if kernel == stride == dilation == 1 and padding == 0:
+            return self
+        key = (kernel, stride, padding, dilation, length, out)
+        if key not in self._known:
+            reach = (kernel - 1) * dilation
+            first = -((reach - padding - self.starts) // stride)  # ceil((start + padding - reach) / stride)
+            last = (self.starts + self.size - 1 + padding) // stride
+            self._known[key] = within(np.maximum(first, 0), np.minimum(last, out - 1), out)
+        found: Span = self._known[key]
+        return found
+
+    def seen(self, stride: int, size: int) -> Span:
+        """What a sliding operator looks at for these outputs, in the padded input."""
+        key = ("seen", stride, size)
+        if key not in self._known:
+            self._known[key] = Span(self.starts * stride, size)
+        found: Span = self._known[key]
+        return found
+
+    def moved(self, by: int, times: int = 1) -> Span:
+        """Shifted after stretching: places p become p * times + by."""
+        if by == 0 and times == 1:
+            return self
+        key = ("moved", by, times)
+        if key not in self._known:
+            self._known[key] = Span(self.starts * times + by, self.size * times)
+        found: Span = self._known[key]
+        return found
+
+    def joined(self, other: Span, length: int) -> Span:
+        """Intervals that hold both, one for one; one of the two where it holds the other already."""
+        if other is self:
+            return self
+        key = ("joined", other)
+        if key not in self._known:
+            first = np.minimum(self.starts, other.starts)
+            last = np.maximum(self.starts + self.size, other.starts + other.size) - 1
+            found = within(first, last, length)
+            for span in (self, other):
+                if span.size == found.size and (span.starts == found.starts).all():
+                    found = span
+            self._known[key] = found
+        result: Span = self._known[key]
+        return result
+
+    def numbers(self, across: Span, columns: int) -> Tensor:
+        """The places of all rectangles of a map with so many columns, numbered in reading order."""
+        key = ("numbers", across, columns)
+        if key not in self._known:
+            rows = self.starts[:, None] + np.arange(self.size)
+            cols = across.starts[:, None] + np.arange(across.size)
+            self._known[key] = torch.from_numpy((rows[:, :, None] * columns + cols[:, None, :]).reshape(-1))
+        found: Tensor = self._known[key]
+        return found
+
+
+def within(first: Places, last: Places, length: int) -> Span:
+    """Intervals from `first` to `last` (included), widened to the largest of them and kept inside the map."""
+    size = max(int((last - first).max()) + 1, 1)
+    return Span(np.minimum(first, length - size), size)
