@@ -52,10 +52,10 @@ def picture() -> Tensor:
 
 
 FILL = torch.rand(3, SIZE, SIZE, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-BOXES = torch.tensor(
-    [[0, 0, 3, 3], [1, 2, 4, 5], [23, 23, 26, 26], [0, 23, 3, 26], [11, 12, 14, 15], [12, 11, 15, 14]]
-    + [[22, 5, 25, 8], [5, 6, 6, 7], [25, 25, 26, 26], [7, 3, 9, 8], [7, 7, 7, 9]]
+_PLACES = (
+    "0 0 3 3, 1 2 4 5, 23 23 26 26, 0 23 3 26, 11 12 14 15, 12 11 15 14, 22 5 25 8, 5 6 6 7, 25 25 26 26"
 )
+BOXES = torch.tensor([[int(n) for n in p.split()] for p in f"{_PLACES}, 7 3 9 8, 7 7 7 9".split(", ")])
 
 
 def answers(net: nn.Module, boxes: Tensor = BOXES, **options: Any) -> tuple[Tensor, Report]:

@@ -81,9 +81,9 @@ def evaluate(
     >>> net = nn.Sequential(nn.AvgPool2d(4), nn.Flatten())
     >>> model = VisionModel(net, Preprocess(), name="mean of each colour")
     >>> boxes = torch.tensor([[0, 0, 0, 0], [0, 0, 2, 4]])
-    >>> for numbers, values in evaluate(model, torch.ones(1, 3, 4, 4), boxes, torch.zeros(3, 4, 4)):
-    ...     print(numbers.tolist(), values[None][:, 0].tolist())
-    [0, 1] [1.0, 0.5]
+    >>> answers = evaluate(model, torch.ones(1, 3, 4, 4), boxes, torch.zeros(3, 4, 4))
+    >>> sorted((n, v) for numbers, values in answers for n, v in zip(numbers.tolist(), values[None][:, 0].tolist()))
+    [(0, 1.0), (1, 0.5)]
     """
     _check(x, boxes, fill, layers, output, batch)
     ask = _Ask(model, x, fill, tuple(layers), output)
