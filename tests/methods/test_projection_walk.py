@@ -21,7 +21,7 @@ from cutaway.core.result import Attribution, load_result
 from cutaway.core.run import explain
 from cutaway.view.charts import parts
 from cutaway.view.report import report
-from cutaway.view.walk import stage_image, stages
+from cutaway.view.walk import stage_image, stages, walk_drawing
 
 from .nets import GapNet, Plain, picture, wrap
 
@@ -287,3 +287,9 @@ def test_the_command_writes_every_panel(tmp_path: Path) -> None:
     wrong = CliRunner().invoke(app, [*asked, "--set", "deconvnet.layers=block1,blokc2"])
     assert (wrong.exit_code, wrong.stdout) == (4, "")
     assert "block2" in wrong.stderr
+
+
+def test_headings_have_room_over_a_single_map() -> None:
+    got = walked(Dead(), picture(1, 3, 10, 10), layers="conv", maps=1)
+    sheet = walk_drawing(got).picture
+    assert sheet.width >= 224 + 24 + 2 * 340  # photograph, projections and patches, with room for their headings

@@ -19,6 +19,8 @@ from .raster import fit, shrink, to_image
 TILE, PHOTO = 88, 224
 """Pixels of the longer side of a tile, and of the photograph, on the sheet."""
 ACROSS, GAP, LINE, BETWEEN = 8, 4, 16, 24
+LEAST = 340
+"""Pixels that the headings over projections need, however few they are."""
 SILENT = "silent"
 BRIGHT = 0.995
 """Share of a projection's numbers below the end of its scale: a few strong pixels would leave the rest grey."""
@@ -61,7 +63,10 @@ def stages(result: Result) -> list[Stage]:
 def walk_drawing(result: Attribution) -> Drawing:
     """The whole walk, shallow layers on top: the photograph with one field per layer, projections left, patches right."""
     found = stages(result)
-    sheets = [stage_image(stage, result.image.shape[:2]) for stage in found]
+    widest = max(
+        LEAST, *(_block(stage, TILE)[0] for stage in found)
+    )  # so that the patches stand in one column
+    sheets = [stage_image(stage, result.image.shape[:2], wide=widest) for stage in found]
     heads = [
         wrap(stage.projections.title, 13, sheet.width, 1)[0]
         for stage, sheet in zip(found, sheets, strict=True)
@@ -72,7 +77,7 @@ def walk_drawing(result: Attribution) -> Drawing:
     page = Image.new("RGB", (left + max(s.width for s in sheets), max(height, photo.height)), PAPER)
     page.paste(photo, (0, 0))
     pen = ImageDraw.Draw(page)
-    half = _block(found[0], TILE)[0] + BETWEEN
+    half = widest + BETWEEN
     write(pen, left, 0, f"projected down to pixels ({found[0].projections.unit})", 12, MUTED)
     write(pen, left + half, 0, "what those positions see of the photograph", 12, MUTED)
     y = LINE + 4
@@ -88,12 +93,16 @@ def walk_drawing(result: Attribution) -> Drawing:
     )
 
 
-def stage_image(stage: Stage, size: Sequence[int], *, tile: int = TILE, beside: bool = True) -> Image.Image:
+def stage_image(
+    stage: Stage, size: Sequence[int], *, tile: int = TILE, beside: bool = True, wide: int = 0
+) -> Image.Image:
     """One layer: its projections, and its patches beside or below them, each tile under its name.
 
-    `size` is the height and width of the photograph; what a tile covers beyond it is left white.
+    `size` is the height and width of the photograph; what a tile covers beyond it is left white. The projections
+    take at least `wide` pixels.
     """
-    wide, high = _block(stage, tile)
+    own, high = _block(stage, tile)
+    wide = max(own, wide)
     shape = (2 * wide + BETWEEN, high) if beside else (wide, 2 * high)
     image = Image.new("RGB", shape, PAPER)
     for panel, (x, y) in (
