@@ -292,4 +292,5 @@ def test_the_command_writes_every_panel(tmp_path: Path) -> None:
 def test_headings_have_room_over_a_single_map() -> None:
     got = walked(Dead(), picture(1, 3, 10, 10), layers="conv", maps=1)
     sheet = walk_drawing(got).picture
-    assert sheet.width >= 224 + 24 + 2 * 340  # photograph, projections and patches, with room for their headings
+    # the photograph, the projections and the patches
+    assert sheet.width >= 224 + 24 + 2 * 340
