@@ -200,3 +200,52 @@ def test_no_pass_outlives_the_call(method: str, options: dict[str, str]) -> None
     finally:
         gc.enable()
     assert not kept
+
+
+@pytest.mark.parametrize("method", ["deeplift", "lrp", "gradient_times_input", "smooth_grad"])
+def test_a_network_that_answers_nothing_is_said(method: str) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(72, 2))
+    with torch.no_grad():
+        net[0].bias.fill_(-100)
+    result = cutaway.VisionModel(net.double().eval(), cutaway.Preprocess(), name="dead").explain(
+        torch.rand(1, 3, 8, 8, dtype=torch.float64), method, target=1
+    )
+    assert not result.values.any()
+    assert any("all zero" in note for note in result.notes)
+
+
+def test_random_numbers_are_the_same_for_picture_and_baseline() -> None:
+    class Noisy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(192, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = self.fc(torch.nn.functional.dropout(torch.relu(x - 0.3).flatten(1), 0.5))
+            return out
+
+    model = cutaway.VisionModel(Noisy().double().eval(), cutaway.Preprocess(), name="noisy")
+    result = model.explain(torch.rand(1, 3, 8, 8, dtype=torch.float64), "deeplift", target=1)
+    assert abs(result.evidence["score"] - result.evidence["baseline score"]) > 1e-6
+    assert result.evidence["completeness residual"] < 1e-12
+
+
+def test_integrated_gradients_goes_on_where_gauss_legendre_was_not_enough() -> None:
+    class Steep(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(12, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = self.fc(torch.sigmoid(400 * (x.flatten(1) - 0.313)))
+            return out
+
+    torch.manual_seed(0)
+    model = cutaway.VisionModel(Steep().double().eval(), cutaway.Preprocess(), name="steep")
+    x = torch.rand(1, 3, 2, 2, dtype=torch.float64)
+    short = model.explain(x, "integrated_gradients", target=1, rule="gauss", steps=32)
+    result = model.explain(x, "integrated_gradients", target=1)
+    assert short.evidence["relative residual"] > 0.01
+    assert result.evidence["rule"] == "adaptive"
+    assert result.evidence["relative residual"] < 0.01
+    assert any("left" in note for note in result.notes)

@@ -42,6 +42,10 @@ def array_to_content(
 
 def _as_tensor(source: np.ndarray[Any, Any] | Tensor, said: list[str]) -> Tensor:
     """The values as uint8, float32 or float64."""
+    if isinstance(source, Tensor) and (
+        source.layout != torch.strided or source.is_meta or source.is_quantized
+    ):
+        raise InputError("a tensor that is sparse, quantized or holds no numbers", _VALUES, "x.to_dense()")
     kind = str(source.dtype).removeprefix("torch.")
     if kind not in ("uint8", "uint16", "bool", "float16", "bfloat16", "float32", "float64"):
         low, high = (source.min(), source.max()) if kind.startswith(("int", "uint")) else ("?", "?")

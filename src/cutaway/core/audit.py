@@ -164,6 +164,7 @@ def audit(
     *,
     passes: Collection[Family] = (),
     method: str = "this method",
+    instead: str = "a method without backward rules (saliency, grad_cam, occlusion)",
 ) -> dict[Family, int]:
     """Check every node behind `output`; return how many of each passed family there are.
 
@@ -171,7 +172,7 @@ def audit(
     ----------
     output : the tensor a target reads, computed while `rules` was active.
     passes : families whose plain gradient the method lets pass.
-    method : its name, for the message.
+    method, instead : its name, and what to use in its place, for the message.
 
     Raises `MethodRefusedError` naming each operator that is out of reach.
     """
@@ -193,7 +194,7 @@ def audit(
             f"{method} cannot reach {'; '.join(strangers)}",
             "operators that are linear, obey one of its rules, or pass as plain gradient"
             + (f" ({', '.join(sorted(f.value for f in passes))})" if passes else ""),
-            "a method without backward rules (saliency, grad_cam, occlusion), or the usual spelling of the operator",
+            f"{instead}, or the usual spelling of the operator",
         )
     return found
 

@@ -9,7 +9,7 @@ from cutaway.core.audit import audit
 from cutaway.core.method import IMAGE, TARGET, Raw, Tags, method
 from cutaway.core.model import VisionModel
 from cutaway.core.result import Attribution
-from cutaway.core.target import Target, gradient, observe
+from cutaway.core.target import Target, flat, gradient, observe
 from cutaway.methods.gradient.baselines import Baseline, baseline_of
 
 from .deeplift_pass import Multipliers
@@ -63,9 +63,11 @@ def deeplift(
     watch = RevealCancel if rule == "reveal_cancel" else Multipliers
     start = baseline_of(model, x, baseline)
     x = x.detach().requires_grad_()
+    drawn = torch.get_rng_state()
     with watch(model.network) as mode:
         values = observe(model, x, target)
         score = target.read(values)
+    torch.set_rng_state(drawn)  # a network that draws random numbers draws the same for both
     with watch(model.network) as other:
         reference = target.read(observe(model, start.detach().clone().requires_grad_(), target))
     audit(score, mode, passes=frozenset(), method="deeplift")
@@ -84,7 +86,7 @@ def deeplift(
         signed=True,
         unit="share of the target",
         evidence=evidence,
-        notes=_notes(x.detach(), start, rise, left),
+        notes=_notes(x.detach(), start, rise, left) + flat(multipliers, target),
     )
 
 

@@ -10,7 +10,7 @@ from cutaway.core.method import IMAGE, TARGET, Range, Raw, Tags, method
 from cutaway.core.model import VisionModel
 from cutaway.core.operators import Family
 from cutaway.core.result import Attribution
-from cutaway.core.target import Target, gradient, not_differentiable, observe
+from cutaway.core.target import Target, flat, gradient, not_differentiable, observe
 
 from .lrp_pass import PASSES, Composite, RelevanceRules, reach
 from .lrp_rules import Strengths
@@ -119,7 +119,7 @@ def lrp(
         signed=True,
         unit="share of the target",
         evidence={"score": score, **_account(mode, start, found)},
-        notes=_notes(mode, start, score),
+        notes=_notes(mode, start, score) + flat(found, target),
     )
 
 

@@ -25,6 +25,8 @@ from .lrp_rules import Ledger, RuleName, Strengths, WeightedSum, contributions, 
 PASSES = frozenset({Family.MAX_POOL})
 """Max pooling is the one family whose plain gradient shares relevance: the winner takes it all."""
 
+_INSTEAD = "deeplift, which shares by changes and has rules for more operators, or occlusion"
+
 _WEIGHTED = (Family.CONV, Family.TRANSPOSED_CONV, Family.LINEAR)
 _MOVES = (Family.SHAPE, Family.SLICE, Family.IDENTITY, Family.CAT, Family.PAD)
 # Autograd nodes that hand every relevance on unchanged; a weighted sum no rule saw is not among them.
@@ -255,14 +257,14 @@ class RelevanceRules(backward_rules):
 def reach(mode: RelevanceRules, outputs: list[Tensor], name: str = "lrp") -> None:
     """Raise `MethodRefusedError` naming each operator that shares relevance by no rule."""
     for output in outputs:
-        audit(output, mode, passes=PASSES, method=name)
+        audit(output, mode, passes=PASSES, method=name, instead=_INSTEAD)
         strangers = sorted(node_names(output) - _HARMLESS)
         if strangers:
             spelled = "; ".join(f"{s[:1].lower()}{s[1:]}" for s in strangers)
             raise MethodRefusedError(
                 f"{name} has no rule for {spelled} as this network spells it",
                 "convolutions, linear layers, batch norm, ReLU, pooling, additions and gates through PyTorch functions",
-                "saliency, grad_cam or occlusion, or the usual spelling of the operator",
+                f"{_INSTEAD}, or the usual spelling of the operator",
             )
 
 

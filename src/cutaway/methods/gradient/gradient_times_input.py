@@ -8,7 +8,7 @@ from torch import Tensor
 from cutaway.core.method import IMAGE, TARGET, Raw, Tags, method
 from cutaway.core.model import VisionModel
 from cutaway.core.result import Attribution
-from cutaway.core.target import Target, gradient, score
+from cutaway.core.target import Target, flat, gradient, score
 
 
 @method(
@@ -60,5 +60,9 @@ def gradient_times_input(
     total = heat.sum((1, 2, 3))
     evidence = {"score": value.detach(), "sum": total, "left out": value.detach() - total}
     return Raw(
-        heat if reduce == "rgb" else heat.sum(1), signed=True, unit="share of the target", evidence=evidence
+        heat if reduce == "rgb" else heat.sum(1),
+        signed=True,
+        unit="share of the target",
+        evidence=evidence,
+        notes=flat(g, target),
     )

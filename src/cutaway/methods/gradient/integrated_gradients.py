@@ -131,7 +131,11 @@ def _integrate(
         total = torch.zeros_like(difference)
         for total in gauss(line, nodes, size):
             yield line.evaluations, total * difference
-    else:
+        _, missed = _residual(total * difference, ends, line)
+        if rule == "auto" and missed > tolerance and line.evaluations < steps:
+            taken = "adaptive"
+            why = f"rule adaptive: {nodes} Gauss-Legendre nodes left {missed:.2%}"
+    if taken != "gauss":
         if taken == "exact":
             cuts = exact(line, ends, steps=steps, size=size)
         else:
@@ -159,7 +163,7 @@ def gauss(line: Line, nodes: int, size: int) -> Generator[Tensor, None, None]:
 def _choose(line: Line) -> tuple[str, str]:
     """The rule for this network and picture, and why."""
     if not line.families & KINKED:
-        return "gauss", f"rule gauss, {SMOOTH} nodes at most: no ReLU or max pooling on the way"
+        return "gauss", f"rule gauss, {SMOOTH} nodes at most: no ReLU or max pooling was met on the way"
     if line.families & CURVED or line.difference[0].numel() > SMALL:
         return "adaptive", ""
     return "exact", ""
@@ -171,10 +175,7 @@ def _part(
     """The attributions with what is known about their truth."""
     low, high = ends[0].score, ends[1].score
     rise = high - low
-    residual = abs(float(heat.sum()) - rise)
-    # a rise that is rounding says nothing; the score's own rounding is then the yardstick
-    floor = torch.finfo(line.difference.dtype).eps * max(abs(low), abs(high))
-    relative = residual / max(abs(rise), floor) if residual else 0.0
+    residual, relative = _residual(heat, ends, line)
     if relative > tolerance:
         notes += (
             f"completeness residual {residual:.3g} is {relative:.2%} of the score difference {rise:.4g}, above "
@@ -191,6 +192,15 @@ def _part(
         "rule": rule,
     }
     return _Part(heat, evidence, notes)
+
+
+def _residual(heat: Tensor, ends: list[Node], line: Line) -> tuple[float, float]:
+    """What the attributions miss of the rise of the score, and as a share of it."""
+    low, high = ends[0].score, ends[1].score
+    residual = abs(float(heat.sum()) - (high - low))
+    # a rise that is rounding says nothing; the score's own rounding is then the yardstick
+    floor = torch.finfo(line.difference.dtype).eps * max(abs(low), abs(high))
+    return residual, residual / max(abs(high - low), floor) if residual else 0.0
 
 
 def _reduced(heat: Tensor, reduce: str) -> Tensor:

@@ -11,7 +11,7 @@ from cutaway.core.method import IMAGE, TARGET, Range, Raw, Tags, method
 from cutaway.core.model import VisionModel
 from cutaway.core.progress import Progress, Steps
 from cutaway.core.result import Attribution
-from cutaway.core.target import Target, gradient, score
+from cutaway.core.target import Target, flat, gradient, score
 
 from .portions import portion
 
@@ -85,7 +85,9 @@ def smooth_grad(
     }
     unit = {"mean": "d target / d pixel"}.get(variant, "(d target / d pixel)^2")
     signed = reduce == "rgb" and variant == "mean"
-    return Raw(heat, signed=signed, unit=unit, evidence=evidence, notes=_notes(sigma, deviation))
+    return Raw(
+        heat, signed=signed, unit=unit, evidence=evidence, notes=_notes(sigma, deviation) + flat(heat, target)
+    )
 
 
 class _Moments:
