@@ -212,6 +212,15 @@ def test_a_contact_sheet_takes_chosen_methods_or_a_number_of_columns() -> None:
         contact_sheet(results, columns=0)
 
 
+def test_many_methods_of_one_picture_stand_in_several_rows(written: list[str]) -> None:
+    names = [f"m{i}" for i in range(12)]
+    sheet = contact_sheet([attribution(bump(7), method=name) for name in names], cell=64)
+    assert sheet.width == 2 * 16 + 5 * 64 + 4 * 16
+    assert sheet.height > 3 * 64
+    heads = [line for line in written if line.lower() in names]
+    assert [h.lower() for h in heads] == names
+
+
 def test_drawing_never_imports_torch_or_matplotlib() -> None:
     for file in Path(cutaway.view.__file__).parent.glob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):

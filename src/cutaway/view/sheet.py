@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,8 @@ from .lettering import HAIRLINE, INK, MUTED, PAPER, method_title, wrap, write
 from .raster import to_image
 
 MARGIN, GAP, LINE = 16, 16, 16
+BROAD = 9
+"""Methods from which on a sheet of one picture has several rows."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ def contact_sheet(
     """Many results as one labelled grid: a row for each picture, which stands first, and a column for each method.
 
     `columns` names the methods and their order, or is a whole number for a plain grid of that many columns.
+    One picture with many methods becomes a block of several rows, each cell with its method's name.
     A method that stands several times for one picture (other options, layers or targets) takes several columns.
     Raises `UsageError` for no results or less than one column, `UnknownNameError` for a method without results.
     """
@@ -61,6 +65,10 @@ def contact_sheet(
         if isinstance(r, Attribution) and name not in photos:
             photos[name] = _Cell(to_image(photograph(r)), [name, r.provenance.model])
     keys = sorted((k for k in places if k[0] in order), key=lambda k: (order.index(k[0]), k[1]))
+    if len(set(names)) == 1 and len(keys) >= BROAD:  # one long row becomes a block
+        block = [*photos.values(), *(_cell(places[k][names[0]], theme, named=True) for k in keys)]
+        wide = math.ceil(math.sqrt(1.6 * len(block)))
+        return _sheet([block[i : i + wide] for i in range(0, len(block), wide)], [], cell)
     grid: list[list[_Cell | None]] = []
     for name in dict.fromkeys(names):
         row = [places[k].get(name) for k in keys]
