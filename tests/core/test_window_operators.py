@@ -317,3 +317,22 @@ def test_where_little_is_saved_whole_pictures_are_run_and_the_arithmetic_is_give
     assert report.limit < 1.2
     assert "limit" in report.why
     torch.testing.assert_close(got, whole(Net(nn.Sequential(Gate(), conv(7))), boxes), rtol=1e-12, atol=1e-12)
+
+
+def test_any_shape_is_replaced_through_the_box_around_it() -> None:
+    generator = torch.Generator().manual_seed(5)
+    masks = torch.zeros(6, SIZE, SIZE, dtype=torch.bool)
+    for i, (top, left, side) in enumerate([(0, 0, 5), (20, 21, 5), (3, 9, 7), (8, 8, 1), (2, 2, 9)]):
+        masks[i, top : top + side, left : left + side] = torch.rand(side, side, generator=generator) > 0.4
+    masks[3, 8, 8] = True
+    net = Net(nn.Sequential(nn.ReLU(), nn.MaxPool2d(2)))
+    got, report = answers(net, masks)
+    assert report.engine == "incremental"
+    mean, std = (
+        torch.tensor(v, dtype=torch.float64).view(1, 3, 1, 1) for v in ((0.4, 0.5, 0.6), (0.2, 0.3, 0.25))
+    )
+    x = torch.stack([torch.where(m, FILL, picture()[0]) for m in masks])
+    with torch.no_grad():
+        want = net((x - mean) / std)
+    torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(answers(net, masks, engine="plain")[0], want, rtol=1e-12, atol=1e-12)

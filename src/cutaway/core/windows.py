@@ -64,7 +64,8 @@ def evaluate(
     Parameters
     ----------
     x : the picture, (1, C, H, W) pixels in [0, 1].
-    boxes : (n, 4) whole numbers: top, left, bottom, right; the last two excluded.
+    boxes : (n, 4) whole numbers: top, left, bottom, right; the last two excluded. Or (n, H, W) booleans, true for
+        the pixels that are replaced: the work is that of the box around them.
     fill : (C, H, W) pixels in [0, 1]; the part inside a box replaces it.
     layers : activations to read as well, as `Tap.maps` gives them.
     output : whether the network's output is wanted; without it the pass ends at the last of `layers`.
@@ -85,14 +86,17 @@ def evaluate(
     >>> sorted((n, v) for numbers, values in answers for n, v in zip(numbers.tolist(), values[None][:, 0].tolist()))
     [(0, 1.0), (1, 0.5)]
     """
+    masks = None
+    if boxes.dtype == torch.bool:
+        masks, boxes = boxes, bounds(boxes)
     _check(x, boxes, fill, layers, output, batch)
-    ask = _Ask(model, x, fill, tuple(layers), output)
+    ask = _Ask(model, x, fill, tuple(layers), output, boxes, masks)
     told = report if report is not None else Report()
     left = torch.arange(len(boxes))
     if engine == "auto" and len(boxes):
-        left = yield from _changing(ask, boxes, batch, told)
+        left = yield from _changing(ask, batch, told)
     if len(left):
-        yield from _plain(ask, boxes, left, batch or suggested_batch(x))
+        yield from _plain(ask, left, batch or suggested_batch(x))
 
 
 @dataclass
@@ -119,6 +123,32 @@ class _Ask:
     fill: Tensor
     layers: tuple[str, ...]
     output: bool
+    boxes: Tensor
+    masks: Tensor | None
+
+    def pictures(self, numbers: Tensor) -> Tensor:
+        """Whole pictures with these boxes filled."""
+        if self.masks is None:
+            return replaced(self.x, self.boxes[numbers], self.fill)
+        return torch.where(self.masks[numbers, None].to(self.x.device), self.fill, self.x)
+
+    def windows(self, clean: Clean, numbers: Tensor) -> Changed:
+        """The same pictures as windows of one size."""
+        boxes = self.boxes[numbers]
+        top, left, bottom, right = (boxes[:, i].numpy() for i in range(4))
+        height, width = clean.size
+        down = within(top, np.maximum(bottom - 1, top), height)
+        across = within(left, np.maximum(right - 1, left), width)
+        window = self.x.new_empty((len(boxes), down.size, across.size, self.x.shape[1])).permute(0, 3, 1, 2)
+        for i, (t, l, b, r) in enumerate(boxes.tolist()):  # noqa: E741
+            y, x = int(down.starts[i]), int(across.starts[i])
+            window[i] = self.x[0, :, y : y + down.size, x : x + across.size]
+            fill = self.fill[:, t:b, l:r]
+            if self.masks is not None:
+                hidden = self.masks[numbers[i], t:b, l:r].to(fill.device)
+                fill = torch.where(hidden, fill, self.x[0, :, t:b, l:r])
+            window[i, :, t - y : b - y, l - x : r - x] = fill
+        return Changed(clean, window, down, across)
 
     def run(self, pictures: Tensor) -> Values:
         """What is asked about the pictures."""
@@ -131,11 +161,10 @@ class _Ask:
             return values | {name: tap.maps(name) for name in self.layers}
 
 
-def _changing(
-    ask: _Ask, boxes: Tensor, batch: int | None, told: Report
-) -> Generator[tuple[Tensor, Values], None, Tensor]:
+def _changing(ask: _Ask, batch: int | None, told: Report) -> Generator[tuple[Tensor, Values], None, Tensor]:
     """Answers that recompute only what a window changes; returns the numbers of the boxes that are left."""
     clean = Clean(ask.x.detach(), 2, 3)
+    boxes = ask.boxes
     groups = grouped(boxes, (ask.x.shape[2], ask.x.shape[3]))
     todo = [g for g in groups if _worthwhile(boxes[g], ask.x)]
     left = [g for g in groups if not _worthwhile(boxes[g], ask.x)]
@@ -145,11 +174,11 @@ def _changing(
         todo[:1] = [rest] if len(rest) else []
         try:
             with counted() as cost:
-                values = dense(ask.run(_windows(ask, clean, boxes[numbers])))
+                values = dense(ask.run(ask.windows(clean, numbers)))
             if told.limit is None and len(numbers) > 1:
-                _independent(dense(ask.run(_windows(ask, clean, boxes[numbers[:1]]))), values)
+                _independent(dense(ask.run(ask.windows(clean, numbers[:1]))), values)
             if told.limit is None and len(boxes) >= SAMPLED:
-                _compare(ask, boxes[numbers[:2]], values, told)
+                _compare(ask, numbers[:2], values, told)
         except MethodRefusedError:
             raise
         except (WritesIntoWindow, CutawayError, RuntimeError, TypeError, ValueError, IndexError) as error:
@@ -178,36 +207,22 @@ def _worthwhile(boxes: Tensor, x: Tensor) -> bool:
     return area < FULL * x.shape[2] * x.shape[3]
 
 
-def _compare(ask: _Ask, boxes: Tensor, values: Values, told: Report) -> None:
+def _compare(ask: _Ask, numbers: Tensor, values: Values, told: Report) -> None:
     """Whole pictures for a few of the boxes, and the plain way for all where the numbers differ."""
     worst = 0.0
-    for key, value in ask.run(replaced(ask.x, boxes, ask.fill)).items():
+    for key, value in ask.run(ask.pictures(numbers)).items():
         scale = float(value.abs().max().clamp(min=1e-12))
-        worst = max(worst, float((values[key][: len(boxes)] - value).abs().max()) / scale)
+        worst = max(worst, float((values[key][: len(numbers)] - value).abs().max()) / scale)
     told.deviation = worst
     if not worst < 1e4 * torch.finfo(ask.x.dtype).eps:
         raise WritesIntoWindow(f"they differ from whole pictures by {worst:.1e}")
 
 
-def _windows(ask: _Ask, clean: Clean, boxes: Tensor) -> Changed:
-    """The pictures with their boxes filled, as windows of one size."""
-    top, left, bottom, right = (boxes[:, i].numpy() for i in range(4))
-    height, width = clean.size
-    down = within(top, np.maximum(bottom - 1, top), height)
-    across = within(left, np.maximum(right - 1, left), width)
-    window = ask.x.new_empty((len(boxes), down.size, across.size, ask.x.shape[1])).permute(0, 3, 1, 2)
-    for i, (t, l, b, r) in enumerate(boxes.tolist()):  # noqa: E741
-        y, x = int(down.starts[i]), int(across.starts[i])
-        window[i] = ask.x[0, :, y : y + down.size, x : x + across.size]
-        window[i, :, t - y : b - y, l - x : r - x] = ask.fill[:, t:b, l:r]
-    return Changed(clean, window, down, across)
-
-
-def _plain(ask: _Ask, boxes: Tensor, left: Tensor, size: int) -> Iterator[tuple[Tensor, Values]]:
+def _plain(ask: _Ask, left: Tensor, size: int) -> Iterator[tuple[Tensor, Values]]:
     """Whole pictures, batch by batch."""
     packed, first = True, True
     for numbers in even(left, size):
-        pictures = replaced(ask.x, boxes[numbers], ask.fill)
+        pictures = ask.pictures(numbers)
         if packed:
             # convolutions on a processor run up to three times as fast with channels last
             try:
@@ -229,6 +244,21 @@ def replaced(x: Tensor, boxes: Tensor, fill: Tensor) -> Tensor:
     for picture, (top, left, bottom, right) in zip(pictures, boxes.tolist(), strict=True):
         picture[:, top:bottom, left:right] = fill[:, top:bottom, left:right]
     return pictures
+
+
+def bounds(masks: Tensor) -> Tensor:
+    """The box around the true places of each mask (n, H, W): (n, 4); empty at the corner where there are none.
+
+    >>> bounds(torch.tensor([[[False, True], [False, True]]])).tolist()
+    [[0, 1, 2, 2]]
+    """
+    out = torch.zeros(len(masks), 4, dtype=torch.int64)
+    for i, axis in ((0, 2), (1, 1)):
+        lines = masks.any(axis).int()
+        some = lines.any(1)
+        out[:, i] = lines.argmax(1) * some
+        out[:, i + 2] = (lines.shape[1] - lines.flip(1).argmax(1)) * some
+    return out
 
 
 def suggested_batch(x: Tensor) -> int:
