@@ -336,3 +336,28 @@ def test_any_shape_is_replaced_through_the_box_around_it() -> None:
         want = net((x - mean) / std)
     torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(answers(net, masks, engine="plain")[0], want, rtol=1e-12, atol=1e-12)
+
+
+def test_a_memory_answers_one_window_at_a_time_and_notices_another_picture_or_weight() -> None:
+    net = Net(nn.Sequential(nn.ReLU(), nn.MaxPool2d(2)))
+    model = cutaway.VisionModel(net, cutaway.Preprocess(), name="net")
+    memory, passes = windows.Memory(), []
+    handle = net.stem.register_forward_pre_hook(lambda module, args: passes.append(tuple(args[0].shape)))
+
+    def ask(x: Tensor, kept: windows.Memory | None) -> Tensor:
+        with model.guard():
+            ((_, values),) = evaluate(model, x, BOXES[4:5], FILL, memory=kept)
+        return values[None]
+
+    first = ask(picture(), memory)
+    clean = memory._clean
+    torch.testing.assert_close(ask(picture(), memory), first, rtol=0, atol=0)
+    assert memory._clean is clean
+    other = ask(picture().flip(2), memory)
+    assert memory._clean is not clean
+    torch.testing.assert_close(other, ask(picture().flip(2), None), rtol=0, atol=0)
+    with torch.no_grad():
+        net.stem.weight.mul_(2)
+    torch.testing.assert_close(ask(picture().flip(2), memory), ask(picture().flip(2), None), rtol=0, atol=0)
+    handle.remove()
+    assert len(passes) == 6

@@ -29,11 +29,6 @@ class Cost:
         """How many times fewer multiply-adds the pass took than whole pictures take."""
         return self.whole / max(self.inside + self.after, 1) if self.whole else 1.0
 
-    @property
-    def tail(self) -> float:
-        """Part of them that went into whole maps."""
-        return self.after / max(self.inside + self.after, 1)
-
 
 class _Counter(TorchFunctionMode):
     def __init__(self, cost: Cost) -> None:

@@ -34,3 +34,18 @@ def grouped(boxes: Tensor, size: tuple[int, int], least: int = 16) -> list[Tenso
 def even(numbers: Tensor, most: int) -> list[Tensor]:
     """Parts of at most so many, as equal as can be."""
     return list(numbers.tensor_split(math.ceil(len(numbers) / most))) if len(numbers) else []
+
+
+def bounds(masks: Tensor) -> Tensor:
+    """The box around the true places of each mask (n, H, W): (n, 4); empty at the corner where there are none.
+
+    >>> bounds(torch.tensor([[[False, True], [False, True]]])).tolist()
+    [[0, 1, 2, 2]]
+    """
+    out = torch.zeros(len(masks), 4, dtype=torch.int64)
+    for i, axis in ((0, 2), (1, 1)):
+        lines = masks.any(axis).int()
+        some = lines.any(1)
+        out[:, i] = lines.argmax(1) * some
+        out[:, i + 2] = (lines.shape[1] - lines.flip(1).argmax(1)) * some
+    return out

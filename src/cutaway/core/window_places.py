@@ -11,7 +11,7 @@ from .operators import Call
 from .window_spans import Span
 from .window_tensor import Changed, Clean, crop
 
-FULL = 0.7
+FULL = 0.9
 """Windows that cover more of a map than this are no longer worth the crops."""
 
 

@@ -8,6 +8,7 @@ themselves: how the answers are computed is the business of this module alone.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -19,7 +20,7 @@ from .errors import CutawayError, InputError, MethodRefusedError, UsageError
 from .tap import Tap
 from .window_cost import counted
 from .window_operators import WritesIntoWindow
-from .window_order import even, grouped
+from .window_order import bounds, even, grouped
 from .window_places import FULL
 from .window_spans import within
 from .window_tensor import Changed, Clean, dense
@@ -34,8 +35,8 @@ _PIXELS = 8 * 224 * 224
 """Pixels of one batch on a processor: a larger one leaves the cache and costs more for each picture."""
 _PIXELS_GPU = 64 * 224 * 224
 _LARGEST = 256
-FIRST, LARGE, DENSE = 16, 64, 8
-"""Windows at a time: before anything is known, where little of the network runs on whole maps, and where much does."""
+FIRST, LARGE = 16, 64
+"""Windows at a time: before anything is known of the network, and afterwards."""
 WORTH = 1.2
 """How many times fewer multiply-adds pay for cutting and pasting."""
 SAMPLED = 64
@@ -53,6 +54,7 @@ def evaluate(
     batch: int | None = None,
     engine: Literal["auto", "plain"] = "auto",
     report: Report | None = None,
+    memory: Memory | None = None,
 ) -> Iterator[tuple[Tensor, Values]]:
     """The network's answers with one box of a picture replaced, batch by batch.
 
@@ -72,6 +74,8 @@ def evaluate(
     batch : boxes at a time; chosen by the picture's size and the network when None.
     engine : "plain" runs whole pictures; "auto" recomputes only what changes, where that is less work.
     report : filled in with how the answers were computed.
+    memory : keeps the clean activations for the next call about the same picture and network, which then costs what
+        its windows cost alone.
 
     Raises `UsageError` for boxes that leave the picture and shapes that do not fit, `MethodRefusedError` for a
     network whose answer for one picture depends on the rest of its batch.
@@ -94,7 +98,8 @@ def evaluate(
     told = report if report is not None else Report()
     left = torch.arange(len(boxes))
     if engine == "auto" and len(boxes):
-        left = yield from _changing(ask, batch, told)
+        clean = memory.of(model, x) if memory is not None else Clean(x.detach(), 2, 3)
+        left = yield from _changing(ask, batch, told, clean)
     if len(left):
         yield from _plain(ask, left, batch or suggested_batch(x))
 
@@ -114,6 +119,23 @@ class Report:
     limit: float | None = None
     dense: tuple[str, ...] = ()
     deviation: float | None = None
+
+
+class Memory:
+    """Clean activations of one picture in one network; weights changed since are noticed by their numbers."""
+
+    def __init__(self) -> None:
+        self._key: tuple[object, ...] = ()
+        self._clean: Clean | None = None
+
+    def of(self, model: VisionModel, x: Tensor) -> Clean:
+        """What is known of this picture; nothing, where it is another one."""
+        key = (model.fingerprint, model.preprocess, x.shape, x.dtype)
+        known = self._clean
+        if known is None or key != self._key or not torch.equal(known.value, x):
+            self._key, self._clean = key, Clean(x.detach().clone(), 2, 3)
+        assert self._clean is not None
+        return self._clean
 
 
 @dataclass(frozen=True)
@@ -161,9 +183,10 @@ class _Ask:
             return values | {name: tap.maps(name) for name in self.layers}
 
 
-def _changing(ask: _Ask, batch: int | None, told: Report) -> Generator[tuple[Tensor, Values], None, Tensor]:
+def _changing(
+    ask: _Ask, batch: int | None, told: Report, clean: Clean
+) -> Generator[tuple[Tensor, Values], None, Tensor]:
     """Answers that recompute only what a window changes; returns the numbers of the boxes that are left."""
-    clean = Clean(ask.x.detach(), 2, 3)
     boxes = ask.boxes
     groups = grouped(boxes, (ask.x.shape[2], ask.x.shape[3]))
     todo = [g for g in groups if _worthwhile(boxes[g], ask.x)]
@@ -173,7 +196,7 @@ def _changing(ask: _Ask, batch: int | None, told: Report) -> Generator[tuple[Ten
         numbers, rest = todo[0][:size], todo[0][size:]
         todo[:1] = [rest] if len(rest) else []
         try:
-            with counted() as cost:
+            with counted() if told.limit is None else nullcontext() as cost:
                 values = dense(ask.run(ask.windows(clean, numbers)))
             if told.limit is None and len(numbers) > 1:
                 _independent(dense(ask.run(ask.windows(clean, numbers[:1]))), values)
@@ -187,14 +210,14 @@ def _changing(ask: _Ask, batch: int | None, told: Report) -> Generator[tuple[Ten
             break
         yield numbers, values
         told.engine = "incremental"
-        if told.limit is None:
+        if told.limit is None and cost is not None:
             told.limit, told.dense = cost.limit, cost.dense
             if cost.limit < WORTH:
                 told.why = f"windows hold nearly all multiply-adds (limit {cost.limit:.2f})"
                 left += todo
                 break
             if batch is None:
-                size = DENSE if cost.tail > 0.25 else LARGE
+                size = LARGE
                 todo = [part for g in todo for part in even(g, size)]
     if left and told.engine == "incremental":
         told.engine = "incremental + plain"
@@ -244,21 +267,6 @@ def replaced(x: Tensor, boxes: Tensor, fill: Tensor) -> Tensor:
     for picture, (top, left, bottom, right) in zip(pictures, boxes.tolist(), strict=True):
         picture[:, top:bottom, left:right] = fill[:, top:bottom, left:right]
     return pictures
-
-
-def bounds(masks: Tensor) -> Tensor:
-    """The box around the true places of each mask (n, H, W): (n, 4); empty at the corner where there are none.
-
-    >>> bounds(torch.tensor([[[False, True], [False, True]]])).tolist()
-    [[0, 1, 2, 2]]
-    """
-    out = torch.zeros(len(masks), 4, dtype=torch.int64)
-    for i, axis in ((0, 2), (1, 1)):
-        lines = masks.any(axis).int()
-        some = lines.any(1)
-        out[:, i] = lines.argmax(1) * some
-        out[:, i + 2] = (lines.shape[1] - lines.flip(1).argmax(1)) * some
-    return out
 
 
 def suggested_batch(x: Tensor) -> int:

@@ -12,7 +12,7 @@ from cutaway.core.errors import UsageError
 from cutaway.core.model import VisionModel
 from cutaway.core.progress import Progress, Steps
 from cutaway.core.target import Target
-from cutaway.core.windows import evaluate
+from cutaway.core.windows import Report, evaluate
 
 from .grid import Grid
 
@@ -41,13 +41,14 @@ class Clean:
 
 @dataclass(frozen=True)
 class Scan:
-    """A number for each window, (down, across) in float64, beside the clean picture's."""
+    """A number for each window, (down, across) in float64, beside the clean picture's, and how they were computed."""
 
     clean: Clean
     drop: Tensor
     activity: Tensor
     probability: Tensor
     winner: Tensor
+    report: Report
 
 
 def look(model: VisionModel, x: Tensor, target: Target, watch: Watch) -> tuple[Clean, Watch, tuple[str, ...]]:
@@ -99,8 +100,10 @@ def scan(
     drop, activity, probability = (torch.zeros(n, dtype=torch.float64) for _ in range(3))
     winner = torch.zeros(n, dtype=torch.int64)
     seen = torch.zeros(n, dtype=torch.bool)
-    layers = _layers(target, watch)
-    for numbers, values in evaluate(model, x, grid.boxes, fill, layers=layers, output=_output(target, watch)):
+    layers, report = _layers(target, watch), Report()
+    for numbers, values in evaluate(
+        model, x, grid.boxes, fill, layers=layers, output=_output(target, watch), report=report
+    ):
         drop[numbers] = clean.score - _numbers(target.read(values))
         if watch.layer is not None and clean.channel is not None:
             kept = values[watch.layer][:, clean.channel : clean.channel + 1]
@@ -112,7 +115,8 @@ def scan(
         seen[numbers] = True
         preview = grid.spread(drop.view(grid.shape), seen.view(grid.shape)).float().numpy()
         yield Progress(before + int(seen.sum()), total, preview, "windows")
-    return Scan(clean, *(t.view(grid.shape) for t in (drop, activity, probability, winner)))
+    drop, activity, probability, winner = (t.view(grid.shape) for t in (drop, activity, probability, winner))
+    return Scan(clean, drop, activity, probability, winner, report)
 
 
 def _layers(target: Target, watch: Watch) -> tuple[str, ...]:
