@@ -68,7 +68,7 @@ class RawPanel:
     """A panel for a whole batch: `values` as `result.Panel` has them, with the batch first.
 
     `labels` are shared or, as a list, one mapping per picture; `boxes` always has one list per picture;
-    `mark` is shared.
+    `mark` and `framed` are shared.
     """
 
     title: str
@@ -80,6 +80,7 @@ class RawPanel:
     each: bool = False
     boxes: Sequence[Sequence[tuple[int, int, int, int] | None]] = ()
     mark: tuple[float, float, float, float] | None = None
+    framed: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

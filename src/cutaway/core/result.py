@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -49,7 +48,7 @@ class Panel:
     categorical panel, or the tiles of a grid from 0.
     `mark` is an optional (top, left, bottom, right) box in pixels of the network's input. `boxes` says which pixels
     each tile of a grid covers, (top, left, bottom, right) with all ends included, possibly beyond the picture;
-    None for a tile that covers nothing.
+    None for a tile that covers nothing. `framed` lists the pictures of n that are drawn with a frame.
     """
 
     title: str
@@ -61,6 +60,7 @@ class Panel:
     columns: int | None = None
     each: bool = False
     boxes: Sequence[tuple[int, int, int, int] | None] = ()
+    framed: Sequence[int] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the values."""
@@ -73,17 +73,25 @@ class Panel:
         labels = {int(i): n for i, n in own["labels"].items()}
         boxes = tuple(box and tuple(box) for box in own.get("boxes", ()))
         mark = own["mark"] and tuple(own["mark"])
-        return cls(**{**own, "values": values, "labels": labels, "mark": mark, "boxes": boxes})
+        framed = tuple(own.get("framed", ()))
+        changed = {"values": values, "labels": labels, "mark": mark, "boxes": boxes, "framed": framed}
+        return cls(**{**own, **changed})
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result(ABC):
+class Result:
     """What every method gives: raw values, evidence, notes and provenance.
 
     `evidence` holds what the method itself knows about its truth (a completeness residual, a standard error);
     `notes` are sentences a reader must see (which layer was chosen and why, what was passed as plain gradient).
+    `unit` is what one number of the values means, `signed` whether zero is their middle; `panels` are further
+    pictures that belong to them.
     """
 
+    values: Array
+    signed: bool = True
+    unit: str = ""
+    panels: Mapping[str, Panel] = field(default_factory=dict)
     method: str
     target: str
     layer: str | None = None
@@ -94,17 +102,18 @@ class Result(ABC):
 
     kind: ClassVar[str]
 
-    @abstractmethod
     def arrays(self) -> dict[str, Array]:
-        """Raw arrays by name; the main one is called "values"."""
+        """Raw arrays by name: the values, what else the kind of result holds, and each panel."""
+        return {"values": self.values} | {f"panel/{k}": p.values for k, p in self.panels.items()}
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the arrays, as plain JSON values."""
+        """Everything but the arrays, as plain JSON values, with the description of each panel."""
         skip = set(self.arrays()) | {"image", "panels"}
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in skip}
         own["provenance"] = asdict(self.provenance)
         plain = json.loads(json.dumps(own, default=_plain))
-        return {"schema": SCHEMA, "kind": self.kind, **plain}
+        panels = {k: p.to_dict() for k, p in self.panels.items()}
+        return {"schema": SCHEMA, "kind": self.kind, **plain, "panels": panels}
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the result; the ending chooses the form: `.npz` and `.json` (raw), `.png`, `.html` (drawn).
@@ -170,10 +179,6 @@ class Attribution(Result):
     """
 
     image: Array
-    values: Array
-    signed: bool
-    unit: str
-    panels: Mapping[str, Panel] = field(default_factory=dict)
     kind: ClassVar[str] = "attribution"
 
     @property
@@ -183,20 +188,15 @@ class Attribution(Result):
 
     def arrays(self) -> dict[str, Array]:
         """The picture, the values and each panel."""
-        return {"values": self.values, "image": self.image} | {
-            f"panel/{k}": p.values for k, p in self.panels.items()
-        }
+        return super().arrays() | {"image": self.image}
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the arrays, with shape and range of the values and the description of each panel."""
-        own = super().to_dict()
-        own |= {
+        return super().to_dict() | {
             "shape": list(self.values.shape),
             "min": float(self.values.min()),
             "max": float(self.values.max()),
         }
-        own["panels"] = {k: p.to_dict() for k, p in self.panels.items()}
-        return own
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -208,30 +208,17 @@ class Picture(Result):
     on one scale or, with `each`, on a scale of its own for every map or tile.
     """
 
-    values: Array
     scale: Literal["picture", "maps", "tiles"] = "picture"
-    signed: bool = True
-    unit: str = ""
     title: str = ""
     columns: int | None = None
     each: bool = False
-    panels: Mapping[str, Panel] = field(default_factory=dict)
     kind: ClassVar[str] = "picture"
-
-    def arrays(self) -> dict[str, Array]:
-        """The picture or grid, and each panel."""
-        return {"values": self.values} | {f"panel/{k}": p.values for k, p in self.panels.items()}
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything but the arrays, with the description of each panel."""
-        return super().to_dict() | {"panels": {k: p.to_dict() for k, p in self.panels.items()}}
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Patches(Result):
     """Pieces of pictures, (N, 3, h, w) in [0, 1], each with its value, source image and box in it."""
 
-    values: Array
     scores: Array
     sources: Sequence[str]
     boxes: Array
@@ -239,51 +226,43 @@ class Patches(Result):
 
     def arrays(self) -> dict[str, Array]:
         """The patches, their scores and boxes."""
-        return {"values": self.values, "scores": self.scores, "boxes": self.boxes}
+        return super().arrays() | {"scores": self.scores, "boxes": self.boxes}
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Curves(Result):
-    """Lines over a common axis: `values` (curves, points) over `x` (points,), named by `names`."""
+    """Lines over a common axis: `values` (curves, points) over `x` (points,), named by `names`.
 
-    values: Array
+    `y_label` is one for all, or one for each curve: curves that share a label are drawn in one chart.
+    """
+
     x: Array
     names: Sequence[str]
     x_label: str
-    y_label: str
+    y_label: str | Sequence[str]
     kind: ClassVar[str] = "curves"
 
     def arrays(self) -> dict[str, Array]:
         """The lines and their axis."""
-        return {"values": self.values, "x": self.x}
+        return super().arrays() | {"x": self.x}
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Table(Result):
     """Named columns of equal length; `values` (rows, columns) holds the numbers, `rows` names each row."""
 
-    values: Array
     rows: Sequence[str]
     columns: Sequence[str]
     kind: ClassVar[str] = "table"
-
-    def arrays(self) -> dict[str, Array]:
-        """The numbers."""
-        return {"values": self.values}
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Scatter(Result):
     """Points in the plane, (N, 2), with a label and a source each."""
 
-    values: Array
     labels: Sequence[str]
     sources: Sequence[str]
     kind: ClassVar[str] = "scatter"
-
-    def arrays(self) -> dict[str, Array]:
-        """The points."""
-        return {"values": self.values}
 
 
 KINDS: dict[str, type[Result]] = {c.kind: c for c in (Attribution, Picture, Patches, Curves, Table, Scatter)}
@@ -302,9 +281,8 @@ def load_result(path: str | os.PathLike[str]) -> Result:
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"cannot read {path}: {error}", "a .npz written by result.save", "") from error
     own["provenance"] = Provenance(**own["provenance"])
-    panels = own.pop("panels", None)
-    if panels is not None:
-        own["panels"] = {k: Panel.from_dict(p, arrays.pop(f"panel/{k}")) for k, p in panels.items()}
+    panels = own.pop("panels", {})
+    own["panels"] = {k: Panel.from_dict(p, arrays.pop(f"panel/{k}")) for k, p in panels.items()}
     names = {f.name for f in fields(cls)}
     return cls(**{k: v for k, v in (own | arrays).items() if k in names})
 

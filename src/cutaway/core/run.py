@@ -19,7 +19,7 @@ from .method import IMAGE, TARGET, Method, Raw, RawPanel
 from .model import VisionModel
 from .progress import Progress, Steps
 from .readers import Predicted
-from .result import Attribution, Panel, Picture, Provenance, Result
+from .result import Attribution, Panel, Provenance, Result
 from .target import Target, as_target, score
 
 
@@ -175,13 +175,10 @@ def _result(
         "notes": notes,
         "provenance": provenance,
         "values": _array(raw.values[i]),
+        "signed": raw.signed,
+        "unit": raw.unit,
+        "panels": {k: _panel(p, i) for k, p in raw.panels.items()},
     }
-    if method.gives in (Attribution, Picture):
-        common |= {
-            "signed": raw.signed,
-            "unit": raw.unit,
-            "panels": {k: _panel(p, i) for k, p in raw.panels.items()},
-        }
     if method.gives is Attribution and x is not None:
         seen = x[i].expand(3, -1, -1) if x.shape[1] == 1 else x[i]
         common["image"] = _array(seen.permute(1, 2, 0).float())
@@ -199,6 +196,7 @@ def _panel(panel: RawPanel, i: int) -> Panel:
         each=panel.each,
         boxes=tuple(panel.boxes[i]) if panel.boxes else (),
         mark=panel.mark,
+        framed=panel.framed,
     )
 
 

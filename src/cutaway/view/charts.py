@@ -13,9 +13,10 @@ from cutaway.core.result import Attribution, Curves, Patches, Picture, Result, S
 
 from .colors import OKABE_ITO, Array, Theme, finite, number
 from .drawing import Drawing, drawings
-from .grids import picture_drawings
+from .grids import grid_drawing, picture_drawings
 from .lettering import HAIRLINE, INK, MUTED, PAPER, font, plain, wrap, write
 from .raster import fit, to_image
+from .strip import is_strip, strip_drawing
 from .walk import stages, walk_drawing
 
 _COLORS = [f"#{bytes(c).hex()}" for c in OKABE_ITO[[4, 5, 2, 6, 1, 0, 7, 3]]]
@@ -29,14 +30,19 @@ def parts(result: Result, theme: Theme = "default") -> list[Drawing]:
         case Picture():
             return picture_drawings(result)
         case Patches():
-            return [patches_drawing(result)]
+            drawn = [patches_drawing(result)]
         case Curves():
-            return [curves_drawing(result)]
+            drawn = curves_drawings(result)
         case Table():
-            return [table_drawing(result)]
+            drawn = [table_drawing(result)]
         case Scatter():
-            return [scatter_drawing(result)]
-    raise UsageError(f"no drawing for a {type(result).__name__}", "one of the result kinds of cutaway")
+            drawn = [scatter_drawing(result)]
+        case _:
+            raise UsageError(
+                f"no drawing for a {type(result).__name__}", "one of the result kinds of cutaway"
+            )
+    panels = result.panels.values()
+    return drawn + [strip_drawing(p) if is_strip(p) else grid_drawing(p, result.method) for p in panels]
 
 
 def patches_drawing(result: Patches) -> Drawing:
@@ -58,16 +64,30 @@ def patches_drawing(result: Patches) -> Drawing:
     return Drawing(f"{count} patches, strongest first, with their values", sheet)
 
 
-def curves_drawing(result: Curves) -> Drawing:
-    """Lines over their axis, each with its name at its end."""
-    values, x = finite(result.values, f"values of {result.method}"), finite(result.x, "the axis")
-    box = _Axes(640, 320, _range(x), _range(values), result.x_label, result.y_label)
+def curves_drawings(result: Curves) -> list[Drawing]:
+    """Lines over their axis, each with its name at its end; one chart for each label of the upright axis."""
+    if isinstance(result.y_label, str):
+        return [_chart(result, result.y_label, range(len(result.values)), 640)]
+    labels = list(result.y_label)
+    return [
+        _chart(result, label, [i for i, own in enumerate(labels) if own == label], 400)
+        for label in dict.fromkeys(labels)
+    ]
+
+
+def _chart(result: Curves, label: str, lines: Sequence[int], width: int) -> Drawing:
+    values = finite(result.values[list(lines)], f"values of {result.method}")
+    x = finite(result.x, "the axis")
+    titled = len(lines) == 1 and not isinstance(result.y_label, str)
+    box = _Axes(width, 320, _range(x), _range(values), result.x_label, label, names=not titled)
     ends: list[tuple[float, str, str]] = []
-    for i, (line, name) in enumerate(zip(values, result.names, strict=True)):
+    for i, line in zip(lines, values, strict=True):
         color = _COLORS[i % len(_COLORS)]
         points = [box.at(float(a), float(b)) for a, b in zip(x, line, strict=True)]
         box.pen.line(points, fill=color, width=2, joint="curve")
-        ends.append((points[-1][1], name, color))
+        ends.append((points[-1][1], result.names[i], color))
+    if titled:
+        return Drawing(result.names[lines[0]], box.image)
     box.label_ends(ends)
     return Drawing("", box.image)
 
@@ -135,9 +155,12 @@ class _Axes:
         y: tuple[float, float],
         x_label: str,
         y_label: str,
+        *,
+        names: bool = True,
     ) -> None:
         self.x, self.y = x, y
-        self.left, self.top, self.right, self.bottom = 56, 24, width - 120, height - 40
+        right = width - (120 if names else 16)
+        self.left, self.top, self.right, self.bottom = 56, 24, right, height - 40
         self.image = Image.new("RGB", (width, height), PAPER)
         self.pen = ImageDraw.Draw(self.image)
         for value in ticks(*y):
