@@ -1,4 +1,4 @@
-"""The command line: `cutaway explain`, `methods`, `layers`, `filters`, `activations`, `demo`. Importing it costs no torch."""
+"""The command line: `cutaway explain`, `methods`, `layers`, `judge`, `demo` and more. Importing it costs no torch."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from cutaway.commands.console import guarded, robust_streams
 from cutaway.commands.demo import demo
 from cutaway.commands.explain import explain
 from cutaway.commands.filters import filters
+from cutaway.commands.judge import judge
 from cutaway.commands.listing import layers, methods
 
 app = typer.Typer(
@@ -43,7 +44,7 @@ def options(
     """
 
 
-for _command in (demo, explain, methods, layers, filters, activations):
+for _command in (demo, explain, methods, layers, filters, activations, judge):
     app.command()(guarded(_command))
 
 

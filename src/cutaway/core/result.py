@@ -249,11 +249,19 @@ class Curves(Result):
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Table(Result):
-    """Named columns of equal length; `values` (rows, columns) holds the numbers, `rows` names each row."""
+    """Named columns of equal length; `values` (rows, columns) holds the numbers, `rows` names each row.
+
+    NaN stands where there is no number. `errors`, of the same shape, holds standard errors, NaN where there is none.
+    """
 
     rows: Sequence[str]
     columns: Sequence[str]
+    errors: Array | None = None
     kind: ClassVar[str] = "table"
+
+    def arrays(self) -> dict[str, Array]:
+        """The numbers, and their standard errors where they have them."""
+        return super().arrays() | ({} if self.errors is None else {"errors": self.errors})
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

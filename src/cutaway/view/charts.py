@@ -108,12 +108,14 @@ def scatter_drawing(result: Scatter) -> Drawing:
 
 
 def table_drawing(result: Table) -> Drawing:
-    """The numbers in rows and columns, at most forty rows."""
-    values = finite(result.values, f"values of {result.method}")
+    """The numbers in rows and columns, at most forty rows, with their standard errors; a dash where there is none."""
+    values = result.values
     shown = min(len(values), 40)
     names = [wrap(r, 13, 220, 1)[0] for r in result.rows[:shown]]
     left = 16 + max((font(13).getlength(n) for n in names), default=0)
-    cells = [[number(float(v)) for v in row] for row in values[:shown]]
+    errors = np.full(values.shape, np.nan) if result.errors is None else result.errors
+    pairs = [zip(*both, strict=True) for both in zip(values[:shown], errors, strict=False)]
+    cells = [[_cell(float(v), float(e)) for v, e in row] for row in pairs]
     heads = [wrap(c, 13, 160, 1)[0] for c in result.columns]
     widths = [
         20 + max(font(13).getlength(plain(t)) for t in [h, *(row[i] for row in cells)])
@@ -132,6 +134,17 @@ def table_drawing(result: Table) -> Drawing:
             write(pen, edge, y + 3, text, 13, INK, "ra")
     more = f"first {shown} of {len(values)} rows" if shown < len(values) else ""
     return Drawing("", image, remark=more)
+
+
+def _cell(value: float, error: float) -> str:
+    """A number with its standard error, each where there is one.
+
+    >>> _cell(0.5, math.nan), _cell(0.5, 0.02), _cell(math.nan, math.nan)
+    ('0.5', '0.5 ± 0.02', '–')
+    """
+    if math.isnan(value):
+        return "–"
+    return number(value) if math.isnan(error) else f"{number(value)} ± {number(error)}"
 
 
 def _range(values: Array) -> tuple[float, float]:
