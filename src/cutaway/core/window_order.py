@@ -11,24 +11,30 @@ STEP = 8
 """Sizes are told apart in steps of so many pixels."""
 
 
-def grouped(boxes: Tensor, size: tuple[int, int], least: int = 16) -> list[Tensor]:
-    """Numbers of the boxes (n, 4), those of about one size together and in an order that suits batches.
+def batches(boxes: Tensor, most: int) -> list[Tensor]:
+    """Numbers of the boxes (n, 4) in batches of at most `most`, those of about one size together.
 
-    A window grows by each convolution and is cut at the border, so windows equally far from the centre on an axis
-    have equal sizes all along: rows are taken in bands of that distance, within a band by the distance across.
+    A window is as large as the largest of its batch, layer for layer. Each batch takes boxes from all over the
+    picture, so that all batches come out alike: operators are prepared anew for every size they meet, which for a
+    few hundred windows costs more than the windows do.
+
+    >>> boxes = torch.tensor([[i, 0, i + 2, 2] for i in range(5)])
+    >>> [b.tolist() for b in batches(boxes, 3)]
+    [[0, 2, 4], [1, 3]]
     """
     height, width = (boxes[:, 2] - boxes[:, 0]), (boxes[:, 3] - boxes[:, 1])
     kinds = torch.stack([(height + STEP - 1) // STEP, (width + STEP - 1) // STEP], 1)
     out = []
     for kind in sorted({(h, w) for h, w in kinds.tolist()}):
         numbers = (kinds == torch.tensor(kind)).all(1).nonzero()[:, 0]
-        bands = max(1, round(math.sqrt(len(numbers) / least)))
-        down = (boxes[numbers, 0] + boxes[numbers, 2] - size[0]).abs()
-        across = (boxes[numbers, 1] + boxes[numbers, 3] - size[1]).abs()
-        order = down.argsort(stable=True)
-        for band in order.tensor_split(bands):
-            out.append(numbers[band[across[band].argsort(stable=True)]])
-    return [g for g in out if len(g)]
+        count = math.ceil(len(numbers) / most)
+        out += [numbers[i::count] for i in range(count)]
+    return out
+
+
+def filled_up(numbers: Tensor, size: int) -> Tensor:
+    """The batch with its last box repeated until it has `size`."""
+    return torch.cat([numbers, numbers[-1:].expand(size - len(numbers))])
 
 
 def even(numbers: Tensor, most: int) -> list[Tensor]:

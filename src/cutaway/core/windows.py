@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from .errors import CutawayError, InputError, MethodRefusedError, UsageError
+from .packed import Packed
 from .tap import Tap
 from .window_cost import counted
 from .window_operators import WritesIntoWindow
-from .window_order import bounds, even, grouped
+from .window_order import batches, bounds, even, filled_up
 from .window_places import FULL
 from .window_spans import within
 from .window_tensor import Changed, Clean, dense
@@ -35,12 +36,12 @@ _PIXELS = 8 * 224 * 224
 """Pixels of one batch on a processor: a larger one leaves the cache and costs more for each picture."""
 _PIXELS_GPU = 64 * 224 * 224
 _LARGEST = 256
-FIRST, LARGE = 16, 64
-"""Windows at a time: before anything is known of the network, and afterwards."""
+LARGE = 64
+"""Windows at a time."""
 WORTH = 1.2
 """How many times fewer multiply-adds pay for cutting and pasting."""
 SAMPLED = 64
-"""From so many boxes on, two of them are also computed as whole pictures and compared."""
+"""From so many boxes on, one of them is also computed as a whole picture and compared."""
 
 
 def evaluate(
@@ -94,7 +95,8 @@ def evaluate(
     if boxes.dtype == torch.bool:
         masks, boxes = boxes, bounds(boxes)
     _check(x, boxes, fill, layers, output, batch)
-    ask = _Ask(model, x, fill, tuple(layers), output, boxes, masks)
+    packed = memory.packed if memory is not None else Packed()
+    ask = _Ask(model, x, fill, tuple(layers), output, boxes, masks, packed)
     told = report if report is not None else Report()
     left = torch.arange(len(boxes))
     if engine == "auto" and len(boxes):
@@ -127,6 +129,7 @@ class Memory:
     def __init__(self) -> None:
         self._key: tuple[object, ...] = ()
         self._clean: Clean | None = None
+        self.packed = Packed()
 
     def of(self, model: VisionModel, x: Tensor) -> Clean:
         """What is known of this picture; nothing, where it is another one."""
@@ -147,6 +150,7 @@ class _Ask:
     output: bool
     boxes: Tensor
     masks: Tensor | None
+    packed: Packed
 
     def pictures(self, numbers: Tensor) -> Tensor:
         """Whole pictures with these boxes filled."""
@@ -172,9 +176,9 @@ class _Ask:
             window[i, :, t - y : b - y, l - x : r - x] = fill
         return Changed(clean, window, down, across)
 
-    def run(self, pictures: Tensor) -> Values:
-        """What is asked about the pictures."""
-        with torch.no_grad():
+    def run(self, pictures: Tensor, *, packed: bool = True) -> Values:
+        """What is asked about the pictures; `packed` lays activations and weights out with channels last."""
+        with torch.no_grad(), self.packed if packed else nullcontext():
             if not self.layers:
                 return {None: self.model(pictures)}
             values: Values = {}
@@ -188,20 +192,21 @@ def _changing(
 ) -> Generator[tuple[Tensor, Values], None, Tensor]:
     """Answers that recompute only what a window changes; returns the numbers of the boxes that are left."""
     boxes = ask.boxes
-    groups = grouped(boxes, (ask.x.shape[2], ask.x.shape[3]))
+    groups = batches(boxes, batch or LARGE)
     todo = [g for g in groups if _worthwhile(boxes[g], ask.x)]
     left = [g for g in groups if not _worthwhile(boxes[g], ask.x)]
-    size = batch or FIRST
+    size = max(map(len, todo), default=0)
     while todo:
-        numbers, rest = todo[0][:size], todo[0][size:]
-        todo[:1] = [rest] if len(rest) else []
+        numbers = todo.pop(0)
+        asked = filled_up(numbers, size) if 2 * len(numbers) > size else numbers
         try:
             with counted() if told.limit is None else nullcontext() as cost:
-                values = dense(ask.run(ask.windows(clean, numbers)))
-            if told.limit is None and len(numbers) > 1:
-                _independent(dense(ask.run(ask.windows(clean, numbers[:1]))), values)
+                values = dense(ask.run(ask.windows(clean, asked)))
+            values = {key: value[: len(numbers)] for key, value in values.items()}
             if told.limit is None and len(boxes) >= SAMPLED:
-                _compare(ask, numbers[:2], values, told)
+                _compare(ask, numbers[:1], values, told)
+            elif told.limit is None and len(numbers) > 1:
+                _independent(dense(ask.run(ask.windows(clean, numbers[:1]))), values)
         except MethodRefusedError:
             raise
         except (WritesIntoWindow, CutawayError, RuntimeError, TypeError, ValueError, IndexError) as error:
@@ -216,9 +221,6 @@ def _changing(
                 told.why = f"windows hold nearly all multiply-adds (limit {cost.limit:.2f})"
                 left += todo
                 break
-            if batch is None:
-                size = LARGE
-                todo = [part for g in todo for part in even(g, size)]
     if left and told.engine == "incremental":
         told.engine = "incremental + plain"
     return torch.cat(left) if left else torch.empty(0, dtype=torch.int64)
@@ -233,7 +235,7 @@ def _worthwhile(boxes: Tensor, x: Tensor) -> bool:
 def _compare(ask: _Ask, numbers: Tensor, values: Values, told: Report) -> None:
     """Whole pictures for a few of the boxes, and the plain way for all where the numbers differ."""
     worst = 0.0
-    for key, value in ask.run(ask.pictures(numbers)).items():
+    for key, value in ask.run(ask.pictures(numbers), packed=False).items():
         scale = float(value.abs().max().clamp(min=1e-12))
         worst = max(worst, float((values[key][: len(numbers)] - value).abs().max()) / scale)
     told.deviation = worst
@@ -253,9 +255,9 @@ def _plain(ask: _Ask, left: Tensor, size: int) -> Iterator[tuple[Tensor, Values]
             except InputError:  # a network that reshapes by `.view` wants rows last; other faults raise again
                 packed = False
         if not packed:
-            values = ask.run(pictures)
+            values = ask.run(pictures, packed=False)
         if first and len(numbers) > 1:
-            _independent(ask.run(pictures[:1]), values)
+            _independent(ask.run(pictures[:1], packed=packed), values)
         first = False
         yield numbers, values
         del pictures, values  # gone before the next batch is made

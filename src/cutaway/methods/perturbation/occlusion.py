@@ -52,7 +52,7 @@ def occlusion(
     picture, "probability" of the class asked about (else of the predicted one), "most_probable" class; and
     "projection", the deconvnet projection of map k*.
     Cost: one forward pass per window at most; where that is less work, only what a window changes is computed, with
-    the same numbers (of 64 windows or more, two are compared with whole pictures).
+    the same numbers (of 64 windows or more, one is compared with a whole picture).
     Raises `UsageError` when the window is larger than the picture.
     """
     height, width = x.shape[-2:]
