@@ -28,7 +28,12 @@ REFUSED: dict[tuple[str, str], str] = {
     ("cam", "gated"): "squeeze-excite stands between the last map and the linear layer",
     **{("linear_templates", a): "no linear layer reads the picture itself" for a in ARCHITECTURES},
 }
-OPTIONS: dict[str, dict[str, Any]] = {"occlusion": {"window": 4, "stride": 3}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "occlusion": {"window": 4, "stride": 3},
+    "shapley": {"grid": 3},
+    "lime": {"players": "grid", "grid": 3, "samples": 64},
+    "rise": {"samples": 24, "cells": 4},
+}
 PAIRS = [(m, a) for m in sorted(METHODS) for a in ARCHITECTURES]
 ALLOWED = [p for p in PAIRS if p not in REFUSED]
 OF_PICTURES = [p for p in ALLOWED if IMAGE in METHODS[p[0]].needs]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import permutations
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -148,6 +150,64 @@ def _(case: Case) -> None:
     agree(found.panels["activity"].values, maps[1:, strongest].sum((1, 2)).view(2, 2))
     agree(found.panels["probability"].values, scores.softmax(1)[:, case.plain.target].view(2, 2))
     assert array(found.panels["most_probable"].values).tolist() == scores.argmax(1).view(2, 2).tolist()
+
+
+def quarters(case: Case, fill: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """All 16 choices (16, 4) of the picture's quarters that are shown, and the scores with the others filled."""
+    half, pictures = case.network.size // 2, fill.repeat(16, 1, 1, 1)
+    chosen = np.arange(16)[:, None] >> np.arange(4) & 1
+    boxes = [(slice(r, r + half), slice(c, c + half)) for r in (0, half) for c in (0, half)]
+    for picture, row in zip(pictures, chosen, strict=True):
+        for here, box in zip(row, boxes, strict=True):
+            if here:
+                picture[:, box[0], box[1]] = case.plain.u[0, :, box[0], box[1]]
+    with torch.no_grad():
+        parts = [case.plain.scores(p)[:, case.plain.target] for p in pictures.split(4)]
+    return chosen, array(torch.cat(parts))
+
+
+@oracle("shapley")
+def _(case: Case) -> None:
+    """Four quarters, every order of adding them to middle grey."""
+    _, scores = quarters(case, torch.full_like(case.plain.u, 0.5))
+    want = np.zeros(4)
+    for order in permutations(range(4)):
+        before = 0
+        for player in order:
+            want[player] += (scores[before | 1 << player] - scores[before]) / 24
+            before |= 1 << player
+    half = case.network.size // 2
+    agree(case.run("shapley", grid=2).values, np.kron(want.reshape(2, 2), np.ones((half, half))), 1e-8)
+
+
+@oracle("lime")
+def _(case: Case) -> None:
+    """Four quarters, every choice of them counted as often as any: ridge written out, intercept unpunished."""
+    chosen, scores = quarters(case, torch.zeros_like(case.plain.u))
+    found = case.run("lime", players="grid", grid=2, fill="black", samples=160)
+    weights = 10 * np.exp(-((1 - np.sqrt(chosen.mean(1))) ** 2) / 0.25**2) ** 0.5
+    columns = np.column_stack([np.ones(16), chosen])
+    square = columns.T @ (weights[:, None] * columns) + np.diag([0.0, 1, 1, 1, 1])
+    want = np.linalg.solve(square, columns.T @ (weights * scores))
+    agree(found.evidence["coefficients"], want[1:], 1e-8)
+    close(found.evidence["intercept"], want[0], 1e-8)
+
+
+@oracle("rise")
+def _(case: Case) -> None:
+    """Four masks made again from the run's seed."""
+    size, cells = case.network.size, 2
+    found = case.run("rise", samples=4, cells=cells, fill="black")
+    first = torch.Generator().manual_seed(0)  # the run's own seed, which gives the seed of the masks
+    generator = torch.Generator().manual_seed(int(torch.randint(2**31, (), generator=first)))
+    coins = (torch.rand(4, cells, cells, generator=generator) < 0.5).double()
+    block = -(-size // cells)
+    shifts = (torch.rand(4, 2, generator=generator, dtype=torch.float64) * block).long().tolist()
+    large = F.interpolate(coins[:, None], size=(cells + 1) * block, mode="bilinear", align_corners=False)
+    masks = torch.stack([m[:, t : t + size, s : s + size] for m, (t, s) in zip(large, shifts, strict=True)])
+    with torch.no_grad():
+        scores = case.plain.scores(masks * case.plain.u)[:, case.plain.target]
+    agree(found.values, (scores.view(4, 1, 1) * masks[:, 0]).mean(0) / 0.5)
 
 
 @oracle("deeplift")

@@ -1,0 +1,166 @@
+"""RISE: the mean of random soft masks, each counted by the score of what shows through it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from torch import Tensor
+
+from cutaway.core.method import IMAGE, TARGET, Range, Raw, RawPanel, Tags, method
+from cutaway.core.model import VisionModel
+from cutaway.core.progress import Progress, Steps
+from cutaway.core.result import Attribution
+from cutaway.core.target import Target, score
+from cutaway.core.windows import suggested_batch
+
+from ..gradient.baselines import Baseline, baseline_of
+from .players import own_seed
+
+
+@method(
+    title="RISE",
+    chapter="perturbation",
+    needs={IMAGE, TARGET},
+    gives=Attribution,
+    paper="Petsiuk, Das & Saenko 2018, arXiv:1806.07421, sec. 3",
+    tags=Tags(family="perturbation", level="high"),
+    caveat="A map of averages over random masks: as sharp as the masks are fine, and noisy until there are thousands.",
+    laws={"linearity", "class sensitive", "weights sensitive"},
+    random=True,
+)
+def rise(
+    model: VisionModel,
+    x: Tensor,
+    target: Target,
+    *,
+    samples: Annotated[int, Range(2, 1_000_000), "random masks"] = 4000,
+    cells: Annotated[int, Range(1, 64), "cells of a mask down and across, before they are made smooth"] = 7,
+    probability: Annotated[float, Range(0, 1, open_low=True), "chance of a cell to be shown"] = 0.5,
+    fill: Baseline = "network",
+) -> Steps[Raw]:
+    """The mean score of the picture under random masks, over the masks that show a pixel.
+
+    A mask M is a grid of `cells` times `cells` coins, enlarged bilinearly to (cells + 1) blocks of
+    ceil(H / cells) times ceil(W / cells) pixels and cut out at a random shift of less than a block (Petsiuk 2018,
+    sec. 3.2); the network sees M x + (1 - M) fill. importance(pixel) = (1 / (n E[M])) sum S(M) M(pixel), with
+    E[M] = `probability` (eq. 6). Gives (H, W) of scores, and the panel "effect", signed: the mean score weighted by
+    M minus that weighted by 1 - M, in which a constant of the score drops out. "standard_error" is that of the
+    importance. Every picture of a batch meets the same masks. Cost: one forward pass per mask.
+
+    >>> import torch, cutaway
+    >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 2))
+    >>> model = cutaway.VisionModel(net, cutaway.Preprocess(), name="linear")
+    >>> picture = torch.rand(3, 4, 4)
+    >>> result = model.explain(picture, "rise", target=1, samples=2, probability=1)  # every mask shows everything
+    >>> bool(abs(result.values - model(picture[None])[0, 1].item()).max() < 1e-5)
+    True
+    """
+    fills = baseline_of(model, x, fill)
+    generator = torch.Generator().manual_seed(own_seed())
+    size = (x.shape[2], x.shape[3])
+    masks = drawn(size, samples, cells, probability, generator)
+    batch = suggested_batch(x)
+    sums = [Sums(x.new_zeros(size, dtype=torch.float64)) for _ in x]
+    clean = []
+    for i, one in enumerate(x):
+        goal = target.alone(i)
+        with torch.no_grad():
+            clean.append(score(model, one[None], goal))
+        for start in range(0, samples, batch):
+            part = masks.part(start, min(start + batch, samples)).to(x)
+            with torch.no_grad():
+                scores = score(model, torch.lerp(fills[i], one, part[:, None]), goal)
+            sums[i].add(part, scores)
+            done = i * samples + sums[i].count
+            preview = sums[i].mean(probability).float().cpu().numpy()
+            yield Progress(done, len(x) * samples, preview, "masks")
+    heat = torch.stack([s.mean(probability) for s in sums]).to(x)
+    errors = torch.stack([s.error(probability) for s in sums]).to(x)
+    panels = {"standard_error": RawPanel("standard error", errors, "unsigned", "score of the target")}
+    if probability < 1:
+        effects = torch.stack([s.effect() for s in sums]).to(x)
+        panels = {"effect": RawPanel("score where seen - where hidden", effects, "signed", "score")} | panels
+    evidence = {
+        "score": torch.cat(clean),
+        "mean score": torch.stack([s.scores / s.count for s in sums]),
+        "masks": samples,
+        "standard error": torch.stack([e.square().mean().sqrt() for e in errors]),
+    }
+    signed = bool((heat < 0).any())
+    return Raw(heat, signed=signed, unit="score of the target", evidence=evidence, panels=panels)
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Coins (n, s, s) and shifts (n, 2) in pixels, from which masks of `size` are made when they are needed."""
+
+    size: tuple[int, int]
+    coins: Tensor
+    shifts: Tensor
+
+    def part(self, first: int, end: int) -> Tensor:
+        """Masks number `first` to `end` - 1, (m, H, W) in [0, 1], float64."""
+        cells = self.coins.shape[1]
+        block = [math.ceil(n / cells) for n in self.size]
+        large = torch.nn.functional.interpolate(
+            self.coins[first:end, None].double(),
+            size=[(cells + 1) * b for b in block],
+            mode="bilinear",
+            align_corners=False,
+        )[:, 0]
+        height, width = self.size
+        return torch.stack(
+            [
+                mask[top : top + height, left : left + width]
+                for mask, (top, left) in zip(large, self.shifts[first:end].tolist(), strict=True)
+            ]
+        )
+
+
+def drawn(
+    size: tuple[int, int], samples: int, cells: int, probability: float, generator: torch.Generator
+) -> Masks:
+    """Random masks for pictures of `size`."""
+    coins = torch.rand(samples, cells, cells, generator=generator) < probability
+    block = torch.tensor([math.ceil(n / cells) for n in size])
+    shifts = (torch.rand(samples, 2, generator=generator, dtype=torch.float64) * block).long()
+    return Masks(size, coins, shifts)
+
+
+class Sums:
+    """Sums over masks of M, S M and (S M)^2, each (H, W) in float64, and of S."""
+
+    def __init__(self, zeros: Tensor) -> None:
+        self.count = 0
+        self.scores = zeros.new_zeros(())
+        self.shown = self.counted = self.squares = zeros
+
+    def add(self, masks: Tensor, scores: Tensor) -> None:
+        """Take in masks (n, H, W) with their scores (n,)."""
+        masks, scores = masks.double(), scores.detach().double()
+        self.count += len(scores)
+        self.scores = self.scores + scores.sum()
+        self.shown = self.shown + masks.sum(0)
+        self.counted = self.counted + torch.tensordot(scores, masks, 1)
+        self.squares = self.squares + torch.tensordot(scores**2, masks**2, 1)
+
+    def mean(self, probability: float) -> Tensor:
+        """The importance (H, W)."""
+        return self.counted / (self.count * probability)
+
+    def error(self, probability: float) -> Tensor:
+        """The standard error of the importance (H, W)."""
+        middle = self.counted / self.count
+        variance = (self.squares / self.count - middle**2).clamp(min=0)
+        return (variance / max(1, self.count - 1)).sqrt() / probability
+
+    def effect(self) -> Tensor:
+        """The mean score weighted by M minus that weighted by 1 - M, (H, W); 0 where a pixel was never either."""
+        hidden = self.count - self.shown
+        apart = self.counted / self.shown.clamp(min=1e-12) - (self.scores - self.counted) / hidden.clamp(
+            min=1e-12
+        )
+        return torch.where((self.shown > 0) & (hidden > 0), apart, torch.zeros_like(apart))
