@@ -64,7 +64,8 @@ def answers(net: nn.Module, boxes: Tensor = BOXES, **options: Any) -> tuple[Tens
     )
     report, found = Report(), {}
     with model.guard():
-        for numbers, values in evaluate(model, picture(), boxes, FILL, report=report, **options):
+        x, fill = picture().to(model.dtype), FILL.to(model.dtype)
+        for numbers, values in evaluate(model, x, boxes, fill, report=report, **options):
             found |= dict(zip(numbers.tolist(), values[None], strict=True))
     assert sorted(found) == list(range(len(boxes)))
     return torch.stack([found[i] for i in range(len(boxes))]), report
@@ -361,3 +362,25 @@ def test_a_memory_answers_one_window_at_a_time_and_notices_another_picture_or_we
     torch.testing.assert_close(ask(picture().flip(2), memory), ask(picture().flip(2), None), rtol=0, atol=0)
     handle.remove()
     assert len(passes) == 6
+
+
+def test_fast_is_near_says_how_near_and_leaves_the_network_alone() -> None:
+    boxes = torch.tensor([[t, l, t + 4, l + 4] for t in range(0, 23, 2) for l in range(0, 23, 2)])  # noqa: E741
+    for function in (
+        nn.Sequential(nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.MaxPool2d(2)),
+        Squeezed(),
+        Gate(),
+    ):
+        want = whole(Net(function), boxes)
+        net = Net(function).float()
+        before = copy.deepcopy(net.state_dict())
+        for engine in ("auto", "plain"):
+            got, report = answers(net, boxes, precision="fast", engine=engine)
+            off = float((got - want).abs().max()) / float(want.abs().max())
+            assert report.deviation is not None
+            assert report.deviation > 1e-5
+            assert off < 0.05
+            assert got.dtype == torch.float32
+        assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+        exact, report = answers(net, boxes)
+        torch.testing.assert_close(exact.double(), want, rtol=0, atol=1e-5 * float(want.abs().max()))

@@ -439,3 +439,15 @@ def test_networks_that_mix_the_pictures_of_a_batch_are_refused() -> None:
     model = VisionModel(net, Preprocess(), name="mixes")
     with pytest.raises(MethodRefusedError, match="other pictures of the batch"):
         model.explain(torch.rand(3, 8, 8), "occlusion", 1, window=4, stride=2)
+
+
+def test_another_picture_can_fill_the_windows() -> None:
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2)).double()
+    model = VisionModel(net, Preprocess(), name="linear")
+    x, other = torch.rand(1, 3, 8, 8, dtype=torch.float64), torch.rand(1, 3, 8, 8, dtype=torch.float64)
+    got = model.explain(x, "occlusion", 1, window=8, stride=8, fill=other, panels=False)
+    with torch.no_grad():
+        drop = float((model(x) - model(other))[0, 1])
+    np.testing.assert_allclose(got.values, drop, rtol=1e-9)
+    with pytest.raises(UsageError, match="3x7x8"):
+        model.explain(x, "occlusion", 1, fill=torch.rand(3, 7, 8))

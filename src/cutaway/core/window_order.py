@@ -7,6 +7,10 @@ import math
 import torch
 from torch import Tensor
 
+_PIXELS = 8 * 224 * 224
+"""Pixels of one batch on a processor: a larger one leaves the cache and costs more for each picture."""
+_PIXELS_GPU = 64 * 224 * 224
+_LARGEST = 256
 STEP = 8
 """Sizes are told apart in steps of so many pixels."""
 
@@ -55,3 +59,9 @@ def bounds(masks: Tensor) -> Tensor:
         out[:, i] = lines.argmax(1) * some
         out[:, i + 2] = (lines.shape[1] - lines.flip(1).argmax(1)) * some
     return out
+
+
+def suggested_batch(x: Tensor) -> int:
+    """How many pictures of this size to evaluate at a time."""
+    pixels = _PIXELS_GPU if x.device.type == "cuda" else _PIXELS
+    return max(1, min(_LARGEST, pixels // (x.shape[-1] * x.shape[-2])))

@@ -22,6 +22,7 @@ from .tap import Tap
 from .window_cost import counted
 from .window_operators import WritesIntoWindow
 from .window_order import batches, bounds, even, filled_up
+from .window_order import suggested_batch as suggested_batch
 from .window_places import FULL
 from .window_spans import within
 from .window_tensor import Changed, Clean, dense
@@ -32,10 +33,8 @@ if TYPE_CHECKING:
 Values = dict[str | None, Tensor]
 """The network's output under None, activations as maps under the names of their layers."""
 
-_PIXELS = 8 * 224 * 224
-"""Pixels of one batch on a processor: a larger one leaves the cache and costs more for each picture."""
-_PIXELS_GPU = 64 * 224 * 224
-_LARGEST = 256
+Precision = Literal["exact", "fast"]
+_TYPES = {"exact": None, "fast": torch.bfloat16}
 LARGE = 64
 """Windows at a time."""
 WORTH = 1.2
@@ -56,6 +55,7 @@ def evaluate(
     engine: Literal["auto", "plain"] = "auto",
     report: Report | None = None,
     memory: Memory | None = None,
+    precision: Precision = "exact",
 ) -> Iterator[tuple[Tensor, Values]]:
     """The network's answers with one box of a picture replaced, batch by batch.
 
@@ -75,8 +75,9 @@ def evaluate(
     batch : boxes at a time; chosen by the picture's size and the network when None.
     engine : "plain" runs whole pictures; "auto" recomputes only what changes, where that is less work.
     report : filled in with how the answers were computed.
-    memory : keeps the clean activations for the next call about the same picture and network, which then costs what
-        its windows cost alone.
+    memory : of this precision; keeps the clean activations, so that the next call about the same picture and
+        network costs what its windows cost.
+    precision : "fast" runs convolutions and linear layers in bfloat16; `report.deviation` says what that does.
 
     Raises `UsageError` for boxes that leave the picture and shapes that do not fit, `MethodRefusedError` for a
     network whose answer for one picture depends on the rest of its batch.
@@ -95,7 +96,7 @@ def evaluate(
     if boxes.dtype == torch.bool:
         masks, boxes = boxes, bounds(boxes)
     _check(x, boxes, fill, layers, output, batch)
-    packed = memory.packed if memory is not None else Packed()
+    packed = memory.packed if memory is not None else Packed(_TYPES[precision])
     ask = _Ask(model, x, fill, tuple(layers), output, boxes, masks, packed)
     told = report if report is not None else Report()
     left = torch.arange(len(boxes))
@@ -103,7 +104,7 @@ def evaluate(
         clean = memory.of(model, x) if memory is not None else Clean(x.detach(), 2, 3)
         left = yield from _changing(ask, batch, told, clean)
     if len(left):
-        yield from _plain(ask, left, batch or suggested_batch(x))
+        yield from _plain(ask, left, batch or suggested_batch(x), told)
 
 
 @dataclass
@@ -126,10 +127,10 @@ class Report:
 class Memory:
     """Clean activations of one picture in one network; weights changed since are noticed by their numbers."""
 
-    def __init__(self) -> None:
+    def __init__(self, precision: Precision = "exact") -> None:
         self._key: tuple[object, ...] = ()
         self._clean: Clean | None = None
-        self.packed = Packed()
+        self.packed = Packed(_TYPES[precision])
 
     def of(self, model: VisionModel, x: Tensor) -> Clean:
         """What is known of this picture; nothing, where it is another one."""
@@ -179,12 +180,14 @@ class _Ask:
     def run(self, pictures: Tensor, *, packed: bool = True) -> Values:
         """What is asked about the pictures; `packed` lays activations and weights out with channels last."""
         with torch.no_grad(), self.packed if packed else nullcontext():
-            if not self.layers:
-                return {None: self.model(pictures)}
             values: Values = {}
-            with Tap(self.model, *self.layers, stop=not self.output) as tap:
+            if not self.layers:
                 values[None] = self.model(pictures)
-            return values | {name: tap.maps(name) for name in self.layers}
+            else:
+                with Tap(self.model, *self.layers, stop=not self.output) as tap:
+                    values[None] = self.model(pictures)
+                values |= {name: tap.maps(name) for name in self.layers}
+        return {key: dense(value).to(self.x.dtype) for key, value in values.items()}
 
 
 def _changing(
@@ -201,12 +204,12 @@ def _changing(
         asked = filled_up(numbers, size) if 2 * len(numbers) > size else numbers
         try:
             with counted() if told.limit is None else nullcontext() as cost:
-                values = dense(ask.run(ask.windows(clean, asked)))
+                values = ask.run(ask.windows(clean, asked))
             values = {key: value[: len(numbers)] for key, value in values.items()}
             if told.limit is None and len(boxes) >= SAMPLED:
                 _compare(ask, numbers[:1], values, told)
             elif told.limit is None and len(numbers) > 1:
-                _independent(dense(ask.run(ask.windows(clean, numbers[:1]))), values)
+                _independent(ask.run(ask.windows(clean, numbers[:1])), values)
         except MethodRefusedError:
             raise
         except (WritesIntoWindow, CutawayError, RuntimeError, TypeError, ValueError, IndexError) as error:
@@ -239,11 +242,11 @@ def _compare(ask: _Ask, numbers: Tensor, values: Values, told: Report) -> None:
         scale = float(value.abs().max().clamp(min=1e-12))
         worst = max(worst, float((values[key][: len(numbers)] - value).abs().max()) / scale)
     told.deviation = worst
-    if not worst < 1e4 * torch.finfo(ask.x.dtype).eps:
+    if ask.packed.dtype is None and not worst < 1e4 * torch.finfo(ask.x.dtype).eps:
         raise WritesIntoWindow(f"they differ from whole pictures by {worst:.1e}")
 
 
-def _plain(ask: _Ask, left: Tensor, size: int) -> Iterator[tuple[Tensor, Values]]:
+def _plain(ask: _Ask, left: Tensor, size: int, told: Report) -> Iterator[tuple[Tensor, Values]]:
     """Whole pictures, batch by batch."""
     packed, first = True, True
     for numbers in even(left, size):
@@ -256,6 +259,8 @@ def _plain(ask: _Ask, left: Tensor, size: int) -> Iterator[tuple[Tensor, Values]
                 packed = False
         if not packed:
             values = ask.run(pictures, packed=False)
+        if first and told.deviation is None and ask.packed.dtype is not None:
+            _compare(ask, numbers[:1], values, told)
         if first and len(numbers) > 1:
             _independent(ask.run(pictures[:1], packed=packed), values)
         first = False
@@ -269,12 +274,6 @@ def replaced(x: Tensor, boxes: Tensor, fill: Tensor) -> Tensor:
     for picture, (top, left, bottom, right) in zip(pictures, boxes.tolist(), strict=True):
         picture[:, top:bottom, left:right] = fill[:, top:bottom, left:right]
     return pictures
-
-
-def suggested_batch(x: Tensor) -> int:
-    """How many pictures of this size to evaluate at a time."""
-    pixels = _PIXELS_GPU if x.device.type == "cuda" else _PIXELS
-    return max(1, min(_LARGEST, pixels // (x.shape[-1] * x.shape[-2])))
 
 
 def _independent(alone: Values, together: Values) -> None:

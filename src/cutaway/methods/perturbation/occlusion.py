@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from cutaway.core.errors import CutawayError, MethodRefusedError
-from cutaway.core.method import IMAGE, LAYER, TARGET, LayerName, Range, Raw, RawPanel, Tags, method
+from cutaway.core.image import Photo
+from cutaway.core.method import IMAGE, LAYER, TARGET, LayerName, OrPicture, Range, Raw, RawPanel, Tags, method
 from cutaway.core.model import VisionModel
 from cutaway.core.progress import Steps, finish
 from cutaway.core.result import Attribution
 from cutaway.core.target import Target, channel
+from cutaway.core.windows import Precision
 
+from ..gradient.baselines import baseline_of
 from ..projection.deconvnet import deconvnet
-from .fills import Fill, described, filler
+from .fills import described, filler
 from .grid import Edges, Grid, lay
 from .scan import Activity, Clean, Scan, Watch, look, scan
 
@@ -37,11 +40,19 @@ def occlusion(
     *,
     window: Annotated[int | None, Range(1), "side in pixels; none: a 14th of the picture, at least 4"] = None,
     stride: Annotated[int | None, Range(1), "pixels between windows; none: half a window"] = None,
-    fill: Annotated[Fill, "what replaces the pixels, in pixel space"] = "grey",
+    fill: Annotated[
+        Any,
+        OrPicture(("grey", "mean", "blur", "noise", "black", "white")),
+        "what replaces the pixels, in pixel space",
+    ] = "grey",
     edges: Annotated[Edges, "the last window is moved inside the border, or cut off there"] = "clamp",
     panels: Annotated[bool, "also follow the strongest map and the class probabilities"] = True,
     layer: LayerName = None,
     activity: Annotated[Activity, "how a map becomes one number"] = "sum",
+    precision: Annotated[
+        Precision,
+        "exact, or fast: convolutions in bfloat16, with what that does to one window in the evidence",
+    ] = "exact",
 ) -> Steps[Raw]:
     """How much the target falls when a window hides part of the picture.
 
@@ -53,15 +64,16 @@ def occlusion(
     "projection", the deconvnet projection of map k*.
     Cost: one forward pass per window at most; where that is less work, only what a window changes is computed, with
     the same numbers (of 64 windows or more, one is compared with a whole picture).
-    Raises `UsageError` when the window is larger than the picture.
+    Raises `UsageError` when the window is larger than the picture, or the fill a picture of another size.
     """
     height, width = x.shape[-2:]
     window = window or default_window(height, width)
     stride = stride or max(1, window // 2)
     grid = lay((height, width), window, stride, edges)
-    fills = filler(x, fill, window)
+    own = isinstance(fill, Photo)
+    fills = baseline_of(model, x, fill) if own else filler(x, fill, window)
     notes = (
-        f"window {window}, stride {stride}, filled with {described(fill, window)}",
+        f"window {window}, stride {stride}, filled with {f'the picture {fill}' if own else described(fill, window)}",
         *_gaps(grid, window, stride),
     )
     watch, more = _watch(model, layer, activity) if panels else (Watch(classes=False), ())
@@ -75,10 +87,23 @@ def occlusion(
         notes += more
         done = i * len(grid.boxes)
         scans.append(
-            (yield from scan(model, one, goal, grid, fills[i], clean, watch, before=done, total=total))
+            (
+                yield from scan(
+                    model,
+                    one,
+                    goal,
+                    grid,
+                    fills[i],
+                    clean,
+                    watch,
+                    before=done,
+                    total=total,
+                    precision=precision,
+                )
+            )
         )
     pictures, more = _panels(model, x, scans, watch)
-    notes += tuple(dict.fromkeys(n for s in scans for n in _computed(s)))
+    notes += tuple(dict.fromkeys(n for s in scans for n in _computed(s, precision)))
     heat = torch.stack([grid.spread(s.drop) for s in scans]).to(x)
     evidence = _evidence(model, grid, scans, watch) | {"window": window, "stride": stride}
     unit = "drop of the target"
@@ -104,9 +129,12 @@ def _gaps(grid: Grid, window: int, stride: int) -> tuple[str, ...]:
     )
 
 
-def _computed(scan: Scan) -> tuple[str, ...]:
+def _computed(scan: Scan, precision: Precision) -> tuple[str, ...]:
     """How the answers came about, where a person should know."""
     report = scan.report
+    if precision == "fast" and report.deviation is not None:
+        text = "computed in bfloat16: one window compared with a whole picture is off by"
+        return (f"{text} {report.deviation:.1%} of the largest number",)
     if report.engine == "incremental" and report.limit:
         return (f"only what each window changes was computed: {report.limit:.2g} times fewer multiply-adds",)
     return (f"whole pictures were computed: {report.why}",) if report.why else ()

@@ -12,7 +12,7 @@ from cutaway.core.errors import UsageError
 from cutaway.core.model import VisionModel
 from cutaway.core.progress import Progress, Steps
 from cutaway.core.target import Target
-from cutaway.core.windows import Report, evaluate
+from cutaway.core.windows import Precision, Report, evaluate
 
 from .grid import Grid
 
@@ -91,6 +91,7 @@ def scan(
     *,
     before: int,
     total: int,
+    precision: Precision = "exact",
 ) -> Steps[Scan]:
     """Move the window over the picture (1, C, H, W); yields `Progress` with the map of drops so far.
 
@@ -102,7 +103,14 @@ def scan(
     seen = torch.zeros(n, dtype=torch.bool)
     layers, report = _layers(target, watch), Report()
     for numbers, values in evaluate(
-        model, x, grid.boxes, fill, layers=layers, output=_output(target, watch), report=report
+        model,
+        x,
+        grid.boxes,
+        fill,
+        layers=layers,
+        output=_output(target, watch),
+        report=report,
+        precision=precision,
     ):
         drop[numbers] = clean.score - _numbers(target.read(values))
         if watch.layer is not None and clean.channel is not None:
