@@ -20,6 +20,7 @@ from cutaway.core.run import explain
 from cutaway.core.target import logit
 from cutaway.methods.perturbation.players import Game, Players, divide, every, shown
 from cutaway.methods.perturbation.shapley import estimate, exact
+from cutaway.methods.perturbation.shapley_adjusted import Smooth
 from cutaway.methods.perturbation.shapley_pairs import (
     all_pairs,
     kernel,
@@ -216,6 +217,28 @@ def test_leverage_sampling_weighs_every_pair_fairly() -> None:
     assert len(total) == 15
     for row, weight in total.items():
         assert weight == pytest.approx(kernel(count, sum(row)), rel=0.15)
+
+
+@pytest.mark.parametrize("count", [3, 6, 9])
+def test_the_smooth_models_own_values_are_those_of_its_covariance(count) -> None:
+    """Odd in each coalition, 1 + the linear part at a coalition itself, and Shapley values by all coalitions."""
+    rates = torch.linspace(0.05, 1.2, count, dtype=torch.float64)
+    model, signs = Smooth(rates, torch.tensor(0.7, dtype=torch.float64)), every(count).double() * 2 - 1
+    table = model.covariance(signs, signs)
+    brute = [
+        math.prod(
+            1 + math.tanh(r) * a * b for r, a, b in zip(rates.tolist(), signs[1].tolist(), z, strict=True)
+        )
+        for z in signs.tolist()
+    ]
+    odd = np.array(brute) - np.array(brute)[::-1]
+    size = math.prod(1 + math.tanh(r) for r in rates) - math.prod(1 - math.tanh(r) for r in rates)
+    np.testing.assert_allclose(
+        table[1], odd / size + 0.7 * (signs @ signs[1]).numpy() / count, rtol=1e-10, atol=1e-12
+    )
+    for k in (0, 1, 2**count - 2):
+        got = model.shapley(signs[k : k + 1])[:, 0]
+        np.testing.assert_allclose(got, exact(table[k]), rtol=1e-10, atol=1e-12)
 
 
 def plain_kernel_shap(scores: Tensor, budget: int, seed: int) -> np.ndarray:
