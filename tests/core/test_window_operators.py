@@ -384,3 +384,27 @@ def test_fast_is_near_says_how_near_and_leaves_the_network_alone() -> None:
         assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
         exact, report = answers(net, boxes)
         torch.testing.assert_close(exact.double(), want, rtol=0, atol=1e-5 * float(want.abs().max()))
+
+
+def test_numbers_that_differ_in_each_pass_do_not_pile_up() -> None:
+    class Noisy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.passes = 0
+
+        def forward(self, h: Tensor) -> Tensor:
+            self.passes += 1
+            return h * h.new_full((1, 4, 1, 1), 1 + 1e-14 * self.passes)
+
+    net, memory = Net(Noisy()), windows.Memory()
+    model = cutaway.VisionModel(net, cutaway.Preprocess(), name="net")
+    with model.guard():
+        for _ in range(12):
+            list(evaluate(model, picture(), BOXES[4:6], FILL, memory=memory))
+
+    def entries(clean: Any) -> int:
+        kept = [value for known in clean._made.values() for _, value in known]
+        return len(kept) + sum(entries(k) for k in kept)
+
+    assert memory._clean is not None
+    assert entries(memory._clean) < 40

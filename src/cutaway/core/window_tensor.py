@@ -12,6 +12,9 @@ from torch import Tensor
 
 from .window_spans import Span
 
+RECENT = 4
+"""Outputs kept of one operator on one activation, for arguments that differ."""
+
 Padding = tuple[int, int, int, int]
 """Places added above, below, left and right."""
 
@@ -45,6 +48,7 @@ class Clean:
                 return value
         value = make()
         known.append((tuple(tensors), value))
+        del known[:-RECENT]  # what a network makes anew in each pass must not pile up
         return value
 
     def places(self, padding: Padding, fill: float) -> tuple[Tensor, int]:
