@@ -35,8 +35,8 @@ Values = dict[str | None, Tensor]
 
 Precision = Literal["exact", "fast"]
 _TYPES = {"exact": None, "fast": torch.bfloat16}
-LARGE = 64
-"""Windows at a time."""
+LARGE = 64 * 224 * 224
+"""Pixels of the pictures whose windows go at a time: bounds the memory where a network soon needs whole maps."""
 WORTH = 1.2
 """How many times fewer multiply-adds pay for cutting and pasting."""
 SAMPLED = 64
@@ -195,7 +195,7 @@ def _changing(
 ) -> Generator[tuple[Tensor, Values], None, Tensor]:
     """Answers that recompute only what a window changes; returns the numbers of the boxes that are left."""
     boxes = ask.boxes
-    groups = batches(boxes, batch or LARGE)
+    groups = batches(boxes, batch or max(1, min(64, LARGE // (ask.x.shape[2] * ask.x.shape[3]))))
     todo = [g for g in groups if _worthwhile(boxes[g], ask.x)]
     left = [g for g in groups if not _worthwhile(boxes[g], ask.x)]
     size = max(map(len, todo), default=0)
