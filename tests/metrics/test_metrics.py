@@ -20,12 +20,12 @@ from cutaway.core.method import get as get_method
 from cutaway.core.target import Target, logit, score
 from cutaway.metrics import METRICS, Case, UndefinedError, get
 from cutaway.metrics.completeness import completeness
+from cutaway.metrics.judging import case_of
 from cutaway.metrics.location import box_iou, largest_piece, pointing_game, share_inside
 from cutaway.metrics.metric import generator
 from cutaway.metrics.randomization import cascade, randomization, stages
 from cutaway.metrics.ranks import ranks, spearman
 from cutaway.metrics.removal import deletion, infidelity, insertion, order, removal_curve, squares
-from cutaway.metrics.score_card import case_of
 from cutaway.metrics.stability import max_sensitivity, same_input_twice
 from cutaway.view.words import share_inside as share_in_words
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cutaway.core.errors import InputError, MethodRefusedError, UsageError
+from cutaway.core.files import whole_file
 from cutaway.core.progress import finish
 
 from .console import INTERRUPTED, bar, console, say, show_error
@@ -29,10 +30,18 @@ from .summary import print_json
 
 if TYPE_CHECKING:
     from cutaway.core.model import VisionModel
-    from cutaway.metrics.score_card import Measure, ScoreCard, Subject
+    from cutaway.core.result import Table
+    from cutaway.metrics.judging import Measure, Subject
+    from cutaway.metrics.score_card import ScoreCard
 
 SCENES, WORLD = "scenes", 2026
 """The default data, and the world it is drawn from: one the bundled network was neither trained nor tested on."""
+
+TITLE = "How true the explanations are"
+LEAD = (
+    "Each number is the mean over the pictures with its standard error. Better is what the head of a column says. "
+    "No metric is the truth alone: a map can foretell what removal does and still say nothing of what was learned."
+)
 
 
 def judge(
@@ -104,8 +113,8 @@ def judge(
     files = [] if data == SCENES else _pictures(Path(data))[:pictures]
 
     from cutaway.core.target import as_target
+    from cutaway.metrics.judging import judge as judged
     from cutaway.metrics.score_card import ScoreCard
-    from cutaway.metrics.score_card import judge as judged
     from cutaway.zoo import load
 
     from .asked import asks, check_layers
@@ -136,7 +145,8 @@ def judge(
     else:
         _print(into, of)
     if output is not None and into.shown:
-        say(f"wrote {table.save(output)}")
+        _save(table, output)
+        say(f"wrote {output}")
     _end(into, stopped)
 
 
@@ -181,7 +191,7 @@ def _measures(names: Sequence[str], settings: Sequence[str]) -> tuple[list[Measu
 
 
 def _photograph(file: Path, target: str | None) -> Subject:
-    from cutaway.metrics.score_card import Subject
+    from cutaway.metrics.judging import Subject
 
     return Subject(file.name, file, target)
 
@@ -190,7 +200,7 @@ def _scenes(network: VisionModel, count: int, target: str | None) -> list[Subjec
     """The first scenes of the world, each with its true evidence, asked about the class that is drawn."""
     from cutaway.core.image import read
     from cutaway.data.scenes import Scenes
-    from cutaway.metrics.score_card import Subject
+    from cutaway.metrics.judging import Subject
 
     subjects = []
     for scene in Scenes(count, seed=WORLD):
@@ -206,22 +216,23 @@ def _scenes(network: VisionModel, count: int, target: str | None) -> list[Subjec
 
 def _print(card: ScoreCard, of: str) -> None:
     """Metrics down, methods across: sentences have room, and a dozen metrics need no wide terminal."""
-    from rich.table import Table
+    from rich.table import Table as Drawn
     from rich.text import Text
 
     from cutaway.metrics import METRICS
+    from cutaway.view.charts import measured
 
     out = console()
     counted = f"{len(card.pictures)} picture{'' if len(card.pictures) == 1 else 's'}"
     out.print(Text(f"mean ± standard error over {counted}: {of}", style="dim"))
-    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0), pad_edge=False)
+    table = Drawn(box=None, header_style="dim", padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("metric", no_wrap=True)
     table.add_column("better", no_wrap=True)
     for name in card.methods:
         table.add_column(name, justify="right", overflow="fold")
     for name in card.shown:
         metric = METRICS[name]
-        cells = [_cell(card.mean(m, name), card.error(m, name)) for m in card.methods]
+        cells = [measured(card.mean(m, name), card.error(m, name)) for m in card.methods]
         known = [card.mean(m, name) for m in card.methods]
         best = _best(known, metric.better)
         texts = [Text(c, style="bold" if v == best else "") for c, v in zip(cells, known, strict=True)]
@@ -234,27 +245,22 @@ def _print(card: ScoreCard, of: str) -> None:
         out.print(Text(note, style="dim"), soft_wrap=True)
 
 
+def _save(table: Table, path: Path) -> None:
+    """Write the card; a page says what it is at its head."""
+    if path.suffix.lower() != ".html":
+        table.save(path)
+        return
+    from cutaway.view.report import report
+
+    with whole_file(path) as temporary:
+        temporary.write_text(report([table], title=TITLE, lead=LEAD), encoding="utf-8")
+
+
 def _best(values: Sequence[float], better: str) -> float | None:
     known = [v for v in values if v == v]
     if len(known) < 2:
         return None
     return max(known) if better == "higher" else min(known)
-
-
-def _cell(mean: float, error: float) -> str:
-    """A mean with its standard error to the same digit.
-
-    >>> _cell(0.94712, 0.0123), _cell(0.5, float("nan")), _cell(float("nan"), float("nan")), _cell(0.0, 0.0)
-    ('0.947 ± 0.012', '0.500', '–', '0')
-    """
-    if mean != mean:
-        return "–"
-    if mean == 0 and not error > 0:
-        return "0"
-    text = f"{mean:.3f}" if 1e-3 <= abs(mean) < 1e4 else f"{mean:.2g}"
-    if error != error:
-        return text
-    return f"{text} ± " + (f"{error:.3f}" if 1e-3 <= abs(mean) < 1e4 else f"{error:.1g}")
 
 
 def _print_json(card: ScoreCard, network: VisionModel, of: str) -> None:

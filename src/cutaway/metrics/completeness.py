@@ -36,7 +36,7 @@ def completeness(model: VisionModel, x: Tensor, target: Target, result: Attribut
     elif result.unit == "share of the target":
         apart = 0.0
     else:
-        raise UndefinedError(f"the map claims no sum (its unit: {result.unit or 'none'})")
+        raise UndefinedError("the map claims no sum")
     with model.guard(), torch.no_grad():
         whole = float(score(model, x, target)[0].double()) - apart
     if not whole:

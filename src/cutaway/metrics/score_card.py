@@ -3,44 +3,19 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from cutaway.core.errors import CutawayError, MethodRefusedError, UsageError
-from cutaway.core.method import IMAGE, Method
-from cutaway.core.method import get as get_method
+from cutaway.core.errors import CutawayError
+from cutaway.core.method import Method
 from cutaway.core.model import VisionModel
-from cutaway.core.progress import Progress, Steps, finish
-from cutaway.core.result import Attribution, Provenance, Result, Table
-from cutaway.core.run import explain, settle, versions
-from cutaway.core.target import Target, as_target, logit, probability
+from cutaway.core.result import Provenance, Table
+from cutaway.core.run import versions
 
-from .metric import METRICS, Case, Mask, Metric, get
-
-Asked = tuple[Method, Mapping[str, Any]]
-"""A method with its options."""
-Measure = tuple[Metric, Mapping[str, Any]]
-"""A metric with its options."""
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A picture to judge on.
-
-    `picture` is anything `image.read` takes, `target` anything `as_target` takes, `truth` where the evidence truly is,
-    boolean in the frame the network sees.
-    """
-
-    name: str
-    picture: Any
-    target: Any = None
-    truth: Mask | None = None
+from .metric import METRICS, Case, Metric
 
 
 @dataclass
@@ -94,6 +69,8 @@ class ScoreCard:
                 continue
             means = {m: self.mean(m, name) for m in self.methods}
             known = {m: v for m, v in means.items() if not math.isnan(v)}
+            if not known:
+                continue
             best_first = sorted(known, key=lambda m: known[m], reverse=metric.better == "higher")
             good = [f"{m} ({known[m]:.3g})" for m in best_first if metric.holds(known[m])]
             bad = [f"{m} ({known[m]:.3g})" for m in best_first if not metric.holds(known[m])]
@@ -103,16 +80,18 @@ class ScoreCard:
         return said
 
     def notes(self) -> list[str]:
-        """Why a row or a cell has fewer pictures than there are, each reason once."""
+        """Why a row or a cell has fewer pictures than there are: each reason once, with the methods it holds for."""
         said = [
             f"{method} refused on {len(errors)} of {len(self.pictures)} pictures: {errors[0]}"
             for method, errors in self.refused.items()
         ]
+        shared: dict[tuple[str, str], list[str]] = {}
         for (method, metric), reasons in self.undefined.items():
             of = len(reasons) + len(self.scores.get((method, metric), []))
-            said.append(
-                f"{METRICS[metric].title} of {method} undefined on {len(reasons)} of {of} pictures: {reasons[0]}"
-            )
+            where = method if of == len(reasons) else f"{method} (on {len(reasons)} of {of} pictures)"
+            shared.setdefault((metric, reasons[0]), []).append(where)
+        for (metric, reason), who in shared.items():
+            said.append(f"{METRICS[metric].title} undefined for {', '.join(who)}: {reason}")
         return said
 
     def to_dict(self) -> dict[str, Any]:
@@ -140,7 +119,7 @@ class ScoreCard:
             values=values.reshape(len(self.methods), len(shown)),
             errors=errors.reshape(len(self.methods), len(shown)),
             rows=self.methods,
-            columns=[f"{METRICS[n].title} {'↑' if METRICS[n].better == 'higher' else '↓'}" for n in shown],
+            columns=[f"{METRICS[n].title} ({METRICS[n].better})" for n in shown],
             evidence={"pictures": len(self.pictures)},
             notes=(*self.verdicts(), *self.notes()),
             provenance=Provenance(
@@ -155,163 +134,6 @@ class ScoreCard:
                 versions=versions(),
             ),
         )
-
-
-def judge(
-    into: ScoreCard,
-    model: VisionModel,
-    asked: Sequence[Asked],
-    measures: Sequence[Measure],
-    subjects: Sequence[Subject],
-    *,
-    seed: int = 0,
-    metric_seed: int = 0,
-) -> Steps[None]:
-    """Judge every method by every metric on every picture; yields `Progress`, whatever is found goes `into` at once.
-
-    `seed` is of the explainers, `metric_seed` of the metrics; the two never share random numbers. A picture that cannot
-    be used, a method that refuses and a metric without a value are kept in the card with their reasons.
-    """
-    seen, part = _as_seen(model), len(measures) + 1
-    total = len(subjects) * len(asked) * part
-    for number, subject in enumerate(subjects):
-        try:
-            x = model.pixels(subject.picture)
-            target = settle_on(model, x, subject.target)
-        except CutawayError as error:
-            into.unusable[subject.name] = error
-            continue
-        into.pictures.append(subject.name)
-        for i, (method, options) in enumerate(asked):
-            done = (number * len(asked) + i) * part
-            about = f"{subject.name}, {method.title}"
-            yield Progress(done, total, note=about)
-            try:
-                case = case_of(seen, method, options, x, target, truth=subject.truth, seed=seed)
-            except CutawayError as error:
-                into.refused.setdefault(method.name, []).append(error)
-                continue
-            for j, (metric, chosen) in enumerate(measures):
-                if metric.fits(case):
-                    yield Progress(done + j + 1, total, note=f"{about}: {metric.title}")
-                    into.take(method, metric, case, chosen, _mixed(metric_seed, number))
-
-
-def case_of(
-    model: VisionModel,
-    method: Method,
-    options: Mapping[str, Any],
-    x: Tensor,
-    target: Target,
-    *,
-    truth: Mask | None = None,
-    seed: int = 0,
-) -> Case:
-    """The method's explanation of the picture (1, C, H, W) the network sees, ready to be judged.
-
-    Raises what the method raises, and `MethodRefusedError` for one that gives no map of the picture.
-    """
-
-    def ask(model: VisionModel, x: Tensor, number: int) -> Attribution:
-        found = finish(explain(model, method, x, target, options, seed=number))[0]
-        if not isinstance(found, Attribution):
-            raise MethodRefusedError(
-                f"{method.name} gives a {found.kind}, no map that could be judged",
-                "methods that give an attribution",
-            )
-        return found
-
-    own = seed
-
-    def again(model: VisionModel, x: Tensor, seed: int | None = None) -> Tensor:
-        return _heat(ask(model, x, own if seed is None else seed))
-
-    model = _as_seen(model)
-    result = ask(model, x, own)
-    return Case(model, x, target, result, _heat(result), again, truth)
-
-
-def card(
-    model: VisionModel,
-    result: Result,
-    target: Any = None,
-    *,
-    truth: Mask | None = None,
-    metrics: Sequence[str] = (),
-    seed: int = 0,
-) -> Attribution:
-    """The result with its own score card: `evidence["card"]` holds each metric's value, None where it is undefined.
-
-    `target` is read from the result when it is one logit or probability; `metrics` are all that fit when not named;
-    `truth` is where the evidence truly is, boolean (H, W) in the frame of `result.image`. The reasons of undefined
-    values join the notes. Raises `UsageError` for a result that is no map of a picture, and for a target that cannot
-    be read.
-
-    >>> import cutaway
-    >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2))
-    >>> model = cutaway.VisionModel(net, cutaway.Preprocess(), name="linear")
-    >>> result = model.explain(torch.rand(3, 2, 2), "integrated_gradients", target=1)
-    >>> card(model, result, metrics=["completeness"]).evidence["card"]["completeness"] < 1e-4
-    True
-    """
-    if not isinstance(result, Attribution):
-        raise UsageError(f"a card for a {result.kind}", "an attribution: a map of a picture")
-    method = get_method(result.method)
-    if IMAGE not in method.needs:
-        raise UsageError(f"a card for {result.method}", "a method that explains a picture")
-    picture = torch.from_numpy(np.ascontiguousarray(result.image)).permute(2, 0, 1)[None]
-    x = picture[:, : model.preprocess.pixel_channels].to(model.device, model.dtype)
-    goal = settle_on(model, x, _named(result.target) if target is None else target)
-    fresh = case_of(model, method, result.options, x, goal, truth=truth, seed=result.provenance.seed)
-    case = replace(fresh, result=result, heat=_heat(result))
-    values: dict[str, float | None] = {}
-    notes = []
-    for metric in _chosen(metrics):
-        if not metric.fits(case):
-            continue
-        try:
-            values[metric.name] = metric(case, seed=seed)
-        except CutawayError as error:
-            values[metric.name] = None
-            notes.append(f"{metric.title} undefined: {error}")
-    return replace(result, evidence={**result.evidence, "card": values}, notes=(*result.notes, *notes))
-
-
-def settle_on(model: VisionModel, x: Tensor, target: Any) -> Target:
-    """The target for this one picture, a predicted class decided."""
-    with model.guard():
-        return settle(model, x, as_target(target).resolve(model)).alone(0)
-
-
-def _chosen(names: Sequence[str]) -> list[Metric]:
-    return [get(n) for n in names] if names else list(METRICS.values())
-
-
-def _named(label: str) -> Target:
-    """The target a result names, when it is one class."""
-    found = re.fullmatch(r"(logit|probability) (\d+)( .*)?", label, re.DOTALL)
-    if found is None or " - " in label or " + " in label:
-        raise UsageError(
-            f"a card for {label or 'no target'!r}", "one class, or the target given again", "target=..."
-        )
-    return (logit if found[1] == "logit" else probability)(int(found[2]))
-
-
-def _as_seen(model: VisionModel) -> VisionModel:
-    """The same network for pictures that are in its frame already: neither resized nor cropped."""
-    if model.preprocess.resize is None and model.preprocess.crop is None:
-        return model
-    steps = replace(model.preprocess, resize=None, crop=None)
-    return VisionModel(model.network, steps, model.classes, name=model.name, card=model.card)
-
-
-def _heat(result: Attribution) -> Tensor:
-    return torch.from_numpy(np.array(result.heat, np.float64))
-
-
-def _mixed(seed: int, number: int) -> int:
-    """A metric seed for each picture, so that no two are judged by the same draws."""
-    return seed * 1_000_003 + number
 
 
 def _known(value: float) -> float | None:

@@ -115,7 +115,7 @@ def table_drawing(result: Table) -> Drawing:
     left = 16 + max((font(13).getlength(n) for n in names), default=0)
     errors = np.full(values.shape, np.nan) if result.errors is None else result.errors
     pairs = [zip(*both, strict=True) for both in zip(values[:shown], errors, strict=False)]
-    cells = [[_cell(float(v), float(e)) for v, e in row] for row in pairs]
+    cells = [[measured(float(v), float(e)) for v, e in row] for row in pairs]
     heads = [wrap(c, 13, 160, 1)[0] for c in result.columns]
     widths = [
         20 + max(font(13).getlength(plain(t)) for t in [h, *(row[i] for row in cells)])
@@ -136,15 +136,20 @@ def table_drawing(result: Table) -> Drawing:
     return Drawing("", image, remark=more)
 
 
-def _cell(value: float, error: float) -> str:
-    """A number with its standard error, each where there is one.
+def measured(value: float, error: float) -> str:
+    """A number with its standard error, in two digits of it, each where there is one.
 
-    >>> _cell(0.5, math.nan), _cell(0.5, 0.02), _cell(math.nan, math.nan)
-    ('0.5', '0.5 ± 0.02', '–')
+    >>> measured(0.51, math.nan), measured(0.51234, 0.0213), measured(math.nan, math.nan), measured(0.0, 0.0)
+    ('0.51', '0.512 ± 0.021', '–', '0')
     """
     if math.isnan(value):
         return "–"
-    return number(value) if math.isnan(error) else f"{number(value)} ± {number(error)}"
+    if math.isnan(error) or error == 0:
+        return number(value)
+    places = max(0, 1 - math.floor(math.log10(error)))
+    if places > 6:
+        return f"{number(value)} ± {number(float(f'{error:.2g}'))}"
+    return f"{value:.{places}f} ± {error:.{places}f}".replace("-", "−")
 
 
 def _range(values: Array) -> tuple[float, float]:
