@@ -131,13 +131,21 @@ class Plain:
 
 
 @contextmanager
-def replaced(net: nn.Module, network: Network, *, leaf: bool = True) -> Iterator[list[Tensor]]:
-    """While active, the network's layer hands on a leaf of its own with the same numbers; the list receives it."""
+def replaced(
+    net: nn.Module,
+    network: Network,
+    *,
+    leaf: bool = True,
+    change: Callable[[Tensor], Tensor] = lambda t: t,
+) -> Iterator[list[Tensor]]:
+    """While active, the network's layer hands on a leaf of its own with the same numbers, or what `change` makes of
+    them; the list receives it.
+    """
     found: list[Tensor] = []
     waiting: list[Tensor] = []
 
     def take(t: Tensor) -> Tensor:
-        kept = t.detach().requires_grad_() if leaf else t
+        kept = change(t.detach().requires_grad_() if leaf else t)
         found.append(kept)
         return kept.clone()  # what comes later may overwrite it
 
