@@ -15,12 +15,13 @@ import torch
 from PIL import Image
 from torch import nn
 
-from cutaway import Preprocess, VisionModel, load_result
+from cutaway import Preprocess, VisionModel, load, load_result
 from cutaway.cli import app
 from cutaway.core.errors import UsageError
 from cutaway.core.method import get as get_method
 from cutaway.core.progress import Progress, finish
 from cutaway.core.result import Table
+from cutaway.data.scenes import Scenes
 from cutaway.metrics import METRICS
 from cutaway.metrics.judging import Asked, Measure, Subject, card, judge
 from cutaway.metrics.score_card import ScoreCard
@@ -311,3 +312,23 @@ def test_bad_input_is_said(run: Run, place: Path, arguments: tuple[Any, ...], co
     assert said in done.err
     assert "Traceback" not in done.err
     assert not [p for p in place.iterdir() if p.name.startswith("card")]
+
+
+def test_guided_backprop_fails_the_cascade_and_grad_cam_passes_it_on_the_bundled_network() -> None:
+    scenes = Scenes(4, seed=2026)
+    pictures = [Subject(f"scene {s.index}", s.image, s.name, s.object_mask) for s in scenes]
+    into = ScoreCard(("guided_backprop", "grad_cam"), ("randomization", "share_inside", "pointing_game"))
+    metrics = measures(*into.metrics)
+    finish(judge(into, load("cutaway:scenes", device="cpu"), asked(*into.methods), metrics, pictures))
+    forgets = METRICS["randomization"]
+    guided, cam = (into.mean(m, "randomization") for m in into.methods)
+    assert not forgets.holds(guided - 2 * into.error("guided_backprop", "randomization"))
+    assert forgets.holds(cam)
+    assert guided > cam + 0.2
+    (inside,) = (v for v in into.verdicts() if v.startswith("inside the evidence"))
+    assert "none; not: " in inside
+    assert "guided_backprop" in inside
+    assert "grad_cam" in inside
+    area = np.mean([s.object_mask.mean() for s in scenes])
+    for name in into.methods:
+        assert into.mean(name, "share_inside") > 2 * area
