@@ -74,27 +74,30 @@ def test_masks_are_coins_enlarged_and_shifted(cells) -> None:
         assert set(shifts) == set(range(math.ceil(length / cells)))
 
 
-def test_the_same_masks_by_hand(model, x) -> None:
-    (result,) = run(model, x, probability(2), seed=3, probability=0.3, fill="white")
+@pytest.mark.parametrize("centre", [False, True])
+def test_the_same_masks_by_hand(model, x, centre) -> None:
+    (result,) = run(model, x, probability(2), seed=3, probability=0.3, fill="white", centre=centre)
     masks = masks_of(3, 60, 3, 0.3)
     mean, std = (torch.tensor(v, dtype=x.dtype).view(1, 3, 1, 1) for v in (MEAN, STD))
     scores = []
     for mask in torch.from_numpy(masks):
         with torch.no_grad():
             scores.append(float(model.network((mask * x + (1 - mask) - mean) / std).softmax(1)[0, 2]))
-    counted = np.array(scores)[:, None, None] * masks
-    np.testing.assert_allclose(result.values, counted.mean(0) / 0.3, rtol=1e-10)
+    counted = (np.array(scores) - centre * np.mean(scores))[:, None, None] * masks
+    np.testing.assert_allclose(result.values, counted.mean(0) / 0.3, rtol=1e-9, atol=1e-12)
     error = counted.std(0, ddof=1) / math.sqrt(60) / 0.3
     np.testing.assert_allclose(result.panels["standard_error"].values, error, rtol=1e-6, atol=1e-12)
-    hidden = ((1 - masks) * np.array(scores)[:, None, None]).sum(0) / (1 - masks).sum(0)
-    effect = counted.sum(0) / masks.sum(0) - hidden
-    np.testing.assert_allclose(result.panels["effect"].values, effect, rtol=1e-9, atol=1e-12)
     assert result.evidence["mean score"] == pytest.approx(np.mean(scores), rel=1e-12)
     assert result.evidence["standard error"] == pytest.approx(math.sqrt((error**2).mean()), rel=1e-6)
+    assert result.signed == centre
 
 
-def test_expectation_on_a_linear_network(x) -> None:
-    """S = b + sum d M has E[S M(y)] / p = S(fill) + p sum d + (1 - p) sum_x d(x) E[a(x) . a(y)], a the cells' shares."""
+@pytest.mark.parametrize("centre", [False, True])
+def test_expectation_on_a_linear_network(x, centre) -> None:
+    """S = b + sum d M has E[S] = S(fill) + p sum d; E[S M(y)] / p is (1 - p) sum_x d(x) E[a(x) . a(y)] more.
+
+    a(x) are the shares of the cells in pixel x.
+    """
     torch.manual_seed(4)
     net = nn.Sequential(nn.Flatten(), nn.Linear(3 * H * W, 2)).double()
     model, cells, p = VisionModel(net, Preprocess(), name="linear"), 3, 0.4
@@ -107,8 +110,8 @@ def test_expectation_on_a_linear_network(x) -> None:
 
     # shifts down and across are independent, so the mean over both is the product of the means
     together = np.mean(alike(H), 0) @ d @ np.mean(alike(W), 0)
-    want = start + p * d.sum() + (1 - p) * together
-    (result,) = run(model, x, samples=20_000, probability=p, fill="grey")
+    want = (1 - p) * together + (0 if centre else start + p * d.sum())
+    (result,) = run(model, x, samples=20_000, probability=p, fill="grey", centre=centre)
     error = result.panels["standard_error"].values
     apart = (result.values - want) / error
     assert np.abs(apart).max() < 5
@@ -116,10 +119,12 @@ def test_expectation_on_a_linear_network(x) -> None:
 
 
 def test_masks_of_ones_give_the_score_everywhere(model, x) -> None:
-    (result,) = run(model, x, probability=1, samples=4)
+    (result,) = run(model, x, probability=1, samples=4, centre=False)
     np.testing.assert_allclose(result.values, result.evidence["score"], rtol=1e-12)
     np.testing.assert_allclose(result.panels["standard_error"].values, 0, atol=1e-7)
-    assert "effect" not in result.panels
+    (result,) = run(model, x, probability=1, samples=4)
+    np.testing.assert_allclose(result.values, 0, atol=1e-12)
+    assert any("nothing to compare" in n for n in result.notes)
 
 
 def test_the_spot_that_matters_is_found() -> None:
@@ -130,10 +135,9 @@ def test_the_spot_that_matters_is_found() -> None:
 
     x = torch.ones(1, 3, H, W, dtype=torch.float64)
     (result,) = run(VisionModel(Spot(), Preprocess(), name="spot"), x, 0, samples=2000, cells=5, fill="black")
-    for values in (result.values, result.panels["effect"].values):
-        row, col = np.unravel_index(values.argmax(), values.shape)
-        assert 6 <= row < 9
-        assert 2 <= col < 5
+    row, col = np.unravel_index(result.values.argmax(), result.values.shape)
+    assert 6 <= row < 9
+    assert 2 <= col < 5
 
 
 def test_previews_batch_and_seed(model) -> None:

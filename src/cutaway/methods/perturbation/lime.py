@@ -99,12 +99,12 @@ def lime(
         ask = shown(model, x[i : i + 1], target.alone(i), part, fills[i])
         game = Game(part.count, ask, part.spread, i * samples, len(x) * samples)
         choices, times = _choices(part.count, samples, torch.Generator().manual_seed(seed))
-        ends = torch.tensor([[False] * part.count, [True] * part.count])
-        nobody, everybody = (yield from game.play(ends)).tolist()
+        everybody = float((yield from game.play(torch.ones(1, part.count, dtype=torch.bool))))
         scores = yield from game.play(choices)
         if kernel == "cosine":
             line = nearby(choices, scores, times, width, alpha)
         else:
+            nobody = float((yield from game.play(torch.zeros(1, part.count, dtype=torch.bool))))
             line = by_shapley(choices, scores, times, alpha, nobody, everybody)
         lines.append(line)
         games.append(game)
@@ -120,7 +120,7 @@ def lime(
         "coefficients": [line.coefficients.tolist() for line in lines],
     }
     panels = _panels(x, divided, lines, top)
-    unit = "change of the target when the region is shown"
+    unit = "added to the target"
     return Raw(heat.to(x), signed=True, unit=unit, evidence=evidence, notes=_notes(lines), panels=panels)
 
 
@@ -189,12 +189,8 @@ def _panels(x: Tensor, divided: list[Players], lines: list[Line], top: int) -> d
         worst.append(_kept(picture, part, -line.coefficients, top))
     return {
         "players": RawPanel("regions", torch.stack(outlined), "picture"),
-        "supporting": RawPanel(
-            f"regions that speak most for it, at most {top}", torch.stack(best), "picture"
-        ),
-        "opposing": RawPanel(
-            f"regions that speak most against it, at most {top}", torch.stack(worst), "picture"
-        ),
+        "supporting": RawPanel(f"most for it (up to {top})", torch.stack(best), "picture"),
+        "opposing": RawPanel(f"most against it (up to {top})", torch.stack(worst), "picture"),
     }
 
 

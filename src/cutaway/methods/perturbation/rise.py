@@ -40,21 +40,23 @@ def rise(
     cells: Annotated[int, Range(1, 64), "cells of a mask down and across, before they are made smooth"] = 7,
     probability: Annotated[float, Range(0, 1, open_low=True), "chance of a cell to be shown"] = 0.5,
     fill: Baseline = "network",
+    centre: Annotated[bool, "take the mean score off first, so that zero means no effect"] = True,
 ) -> Steps[Raw]:
     """The mean score of the picture under random masks, over the masks that show a pixel.
 
     A mask M is a grid of `cells` times `cells` coins, enlarged bilinearly to (cells + 1) blocks of
     ceil(H / cells) times ceil(W / cells) pixels and cut out at a random shift of less than a block (Petsiuk 2018,
     sec. 3.2); the network sees M x + (1 - M) fill. importance(pixel) = (1 / (n E[M])) sum S(M) M(pixel), with
-    E[M] = `probability` (eq. 6). Gives (H, W) of scores, and the panel "effect", signed: the mean score weighted by
-    M minus that weighted by 1 - M, in which a constant of the score drops out. "standard_error" is that of the
-    importance. Every picture of a batch meets the same masks. Cost: one forward pass per mask.
+    E[M] = `probability` (eq. 6): the mean score where the pixel is seen. Most of that is the mean over all masks; with
+    `centre` it is taken off each score first, which leaves (H, W) signed, and the same order of pixels but for noise.
+    Panel "standard_error": that of the map. Every picture of a batch meets the same masks. Cost: one forward pass
+    per mask.
 
     >>> import torch, cutaway
     >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 2))
     >>> model = cutaway.VisionModel(net, cutaway.Preprocess(), name="linear")
     >>> picture = torch.rand(3, 4, 4)
-    >>> result = model.explain(picture, "rise", target=1, samples=2, probability=1)  # every mask shows everything
+    >>> result = model.explain(picture, "rise", target=1, samples=2, probability=1, centre=False)
     >>> bool(abs(result.values - model(picture[None])[0, 1].item()).max() < 1e-5)
     True
     """
@@ -75,22 +77,30 @@ def rise(
                 scores = score(model, torch.lerp(fills[i], one, part[:, None]), goal)
             sums[i].add(part, scores)
             done = i * samples + sums[i].count
-            preview = sums[i].mean(probability).float().cpu().numpy()
+            preview = sums[i].importance(probability, centre).float().cpu().numpy()
             yield Progress(done, len(x) * samples, preview, "masks")
-    heat = torch.stack([s.mean(probability) for s in sums]).to(x)
-    errors = torch.stack([s.error(probability) for s in sums]).to(x)
-    panels = {"standard_error": RawPanel("standard error", errors, "unsigned", "score of the target")}
-    if probability < 1:
-        effects = torch.stack([s.effect() for s in sums]).to(x)
-        panels = {"effect": RawPanel("score where seen - where hidden", effects, "signed", "score")} | panels
-    evidence = {
-        "score": torch.cat(clean),
-        "mean score": torch.stack([s.scores / s.count for s in sums]),
-        "masks": samples,
-        "standard error": torch.stack([e.square().mean().sqrt() for e in errors]),
-    }
-    signed = bool((heat < 0).any())
-    return Raw(heat, signed=signed, unit="score of the target", evidence=evidence, panels=panels)
+    heat = torch.stack([s.importance(probability, centre) for s in sums]).to(x)
+    errors = torch.stack([s.error(probability, centre) for s in sums]).to(x)
+    unit = "score above the mean" if centre else "score"
+    return Raw(
+        heat,
+        signed=centre or bool((heat < 0).any()),
+        unit=unit,
+        evidence={
+            "score": torch.cat(clean),
+            "mean score": torch.stack([s.level for s in sums]),
+            "masks": samples,
+            "standard error": torch.stack([e.square().mean().sqrt() for e in errors]),
+        },
+        notes=_notes(centre, probability),
+        panels={"standard_error": RawPanel("standard error", errors, "unsigned", unit)},
+    )
+
+
+def _notes(centre: bool, probability: float) -> tuple[str, ...]:
+    if centre and probability == 1:
+        return ("all zero: masks that always show everything leave nothing to compare",)
+    return ()
 
 
 @dataclass(frozen=True)
@@ -131,36 +141,39 @@ def drawn(
 
 
 class Sums:
-    """Sums over masks of M, S M and (S M)^2, each (H, W) in float64, and of S."""
+    """Sums over masks of S, and of M, S M, M^2, S M^2 and (S M)^2 for each pixel, in float64."""
 
     def __init__(self, zeros: Tensor) -> None:
         self.count = 0
-        self.scores = zeros.new_zeros(())
-        self.shown = self.counted = self.squares = zeros
+        self._scores = zeros.new_zeros(())
+        self._first = zeros.expand(2, *zeros.shape)
+        self._second = zeros.expand(3, *zeros.shape)
 
     def add(self, masks: Tensor, scores: Tensor) -> None:
         """Take in masks (n, H, W) with their scores (n,)."""
         masks, scores = masks.double(), scores.detach().double()
+        powers = torch.stack([torch.ones_like(scores), scores, scores**2])
         self.count += len(scores)
-        self.scores = self.scores + scores.sum()
-        self.shown = self.shown + masks.sum(0)
-        self.counted = self.counted + torch.tensordot(scores, masks, 1)
-        self.squares = self.squares + torch.tensordot(scores**2, masks**2, 1)
+        self._scores = self._scores + scores.sum()
+        self._first = self._first + torch.tensordot(powers[:2], masks, 1)
+        self._second = self._second + torch.tensordot(powers, masks**2, 1)
 
-    def mean(self, probability: float) -> Tensor:
-        """The importance (H, W)."""
-        return self.counted / (self.count * probability)
+    @property
+    def level(self) -> Tensor:
+        """The mean score."""
+        return self._scores / self.count
 
-    def error(self, probability: float) -> Tensor:
-        """The standard error of the importance (H, W)."""
-        middle = self.counted / self.count
-        variance = (self.squares / self.count - middle**2).clamp(min=0)
-        return (variance / max(1, self.count - 1)).sqrt() / probability
+    def importance(self, probability: float, centre: bool) -> Tensor:
+        """The mean of score times mask over the chance of a pixel to be seen, (H, W)."""
+        return self._mean(centre) / probability
 
-    def effect(self) -> Tensor:
-        """The mean score weighted by M minus that weighted by 1 - M, (H, W); 0 where a pixel was never either."""
-        hidden = self.count - self.shown
-        apart = self.counted / self.shown.clamp(min=1e-12) - (self.scores - self.counted) / hidden.clamp(
-            min=1e-12
-        )
-        return torch.where((self.shown > 0) & (hidden > 0), apart, torch.zeros_like(apart))
+    def error(self, probability: float, centre: bool) -> Tensor:
+        """The standard error of the importance, (H, W)."""
+        off = self.level if centre else torch.zeros_like(self.level)
+        shown, scored, squared = self._second / self.count
+        variance = squared - 2 * off * scored + off**2 * shown - self._mean(centre) ** 2
+        return (variance.clamp(min=0) / max(1, self.count - 1)).sqrt() / probability
+
+    def _mean(self, centre: bool) -> Tensor:
+        shown, scored = self._first / self.count
+        return scored - self.level * shown if centre else scored
