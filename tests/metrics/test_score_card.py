@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import scipy.ndimage
 import torch
 from PIL import Image
 from torch import nn
@@ -304,6 +305,7 @@ def test_an_interrupt_keeps_what_was_finished(run: Run, place: Path, ctrl_c: Non
         (("photos", "--set", "deletion.step=1"), 4, "option of deletion"),
         (("photos", "--target", "99"), 4, "99"),
         (("photos", "-o", "card.jpg"), 2, "cannot write .jpg"),
+        (("photos", "--bare"), 2, "--bare with photos"),
     ],
 )
 def test_bad_input_is_said(run: Run, place: Path, arguments: tuple[Any, ...], code: int, said: str) -> None:
@@ -332,3 +334,28 @@ def test_guided_backprop_fails_the_cascade_and_grad_cam_passes_it_on_the_bundled
     area = np.mean([s.object_mask.mean() for s in scenes])
     for name in into.methods:
         assert into.mean(name, "share_inside") > 2 * area
+
+
+def test_compared_with_the_scene_without_its_object_the_evidence_is_all_on_the_object(run: Run) -> None:
+    done = run(
+        "judge", "--method", "integrated_gradients,saliency", "--metric", "share_inside,completeness",
+        "--pictures", 3, "--bare", "--json",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    said = json.loads(done.out)
+    scores = said["scores"]
+    assert scores["integrated_gradients"]["share_inside"]["mean"] >= 0.95
+    assert scores["integrated_gradients"]["completeness"]["mean"] <= 0.01
+    assert scores["saliency"]["share_inside"]["mean"] < 0.95
+    (verdict,) = (v for v in said["verdicts"] if v.startswith("inside the evidence"))
+    reached, missed = verdict.split("; not: ")
+    assert "integrated_gradients" in reached
+    assert "saliency" in missed
+
+
+def test_a_scene_without_its_object_differs_on_the_object_alone() -> None:
+    for scene in Scenes(6, seed=2026):
+        changed = (scene.image != scene.without_object).any(2)
+        outline = scipy.ndimage.binary_dilation(scene.object_mask, np.ones((3, 3)))
+        assert not (changed & ~outline).any()
+        assert (changed & scene.object_mask).sum() > 0.97 * scene.object_mask.sum()

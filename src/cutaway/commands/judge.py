@@ -79,6 +79,14 @@ def judge(
             rich_help_panel=QUESTION,
         ),
     ] = None,
+    bare: Annotated[
+        bool,
+        typer.Option(
+            "--bare",
+            help="Scenes only: a method that compares with a picture compares with the scene without its object.",
+            rich_help_panel=QUESTION,
+        ),
+    ] = False,
     pictures: Annotated[
         int, typer.Option(min=1, help="How many pictures, the first by name.", rich_help_panel=QUESTION)
     ] = 8,
@@ -110,6 +118,10 @@ def judge(
     """Score explanations: do they find the evidence, foretell what removal does, depend on what was learned?"""
     if output is not None:
         check_outputs(output, None, endings=(".html", ".png", ".npz", ".json"))
+    if bare and data != SCENES:
+        raise UsageError(
+            f"--bare with {data}", "scenes, whose objects can be left out", "cutaway judge --bare"
+        )
     files = [] if data == SCENES else _pictures(Path(data))[:pictures]
 
     from cutaway.core.target import as_target
@@ -124,7 +136,9 @@ def judge(
     network = load(model, weights=weights, classes=classes, preprocess=preprocess, device=device)
     for note in network.card.get("notes", ()):
         say(f"{network.name}: {note}")
-    subjects = [_photograph(f, target) for f in files] if files else _scenes(network, pictures, target)
+    subjects = (
+        [_photograph(f, target) for f in files] if files else _scenes(network, pictures, target, bare=bare)
+    )
     as_target(target).resolve(network)
     with suppress(InputError):  # said later with the picture itself
         network.pixels(subjects[0].picture)  # layers are looked up at the size of the pictures
@@ -138,7 +152,8 @@ def judge(
             finish(steps, show(0, "judging"))
         except KeyboardInterrupt:
             stopped = True
-    of = f"{len(into.pictures)} of the scenes of world {WORLD}" if data == SCENES else data
+    of = f"scenes of world {WORLD}{', compared with themselves without their object' if bare else ''}"
+    of = of if data == SCENES else data
     table = into.table(network, data=of, seed=seed, seconds=time.perf_counter() - started)
     if as_json:
         _print_json(into, network, of)
@@ -196,7 +211,7 @@ def _photograph(file: Path, target: str | None) -> Subject:
     return Subject(file.name, file, target)
 
 
-def _scenes(network: VisionModel, count: int, target: str | None) -> list[Subject]:
+def _scenes(network: VisionModel, count: int, target: str | None, *, bare: bool) -> list[Subject]:
     """The first scenes of the world, each with its true evidence, asked about the class that is drawn."""
     from cutaway.core.image import read
     from cutaway.data.scenes import Scenes
@@ -208,7 +223,8 @@ def _scenes(network: VisionModel, count: int, target: str | None) -> list[Subjec
         goal = target if target is not None else scene.name if scene.name in network.classes else None
         truth = network.pixels(scene.object_mask.astype("float32")) if goal == scene.name else None
         inside = None if truth is None else (truth[0].mean(0) > 0.5).cpu().numpy()
-        subjects.append(Subject(name, replace(read(scene.image), name=name), goal, inside))
+        absent = read(scene.without_object) if bare else None
+        subjects.append(Subject(name, replace(read(scene.image), name=name), goal, inside, absent))
     if all(s.truth is None for s in subjects):
         say("the target is not what is drawn, so where its evidence is is not known: no metrics of place")
     return subjects

@@ -8,7 +8,7 @@ class unless a bias is planted; labels are right unless errors are planted, and 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import overload
@@ -119,6 +119,15 @@ class Scene:
     def object_mask(self) -> Mask:
         """Where the object is visible: the only true evidence for its class, ``(size, size)``."""
         return self._owned([piece.main for piece in self.composition.pieces])
+
+    @cached_property
+    def without_object(self) -> NDArray[np.uint8]:
+        """The same picture where the object was never drawn, ``(size, size, 3)``; its shadow stays.
+
+        It differs from ``image`` on the object and on the blended pixels of its outline alone.
+        """
+        rest = tuple(piece for piece in self.composition.pieces if not piece.main)
+        return render(replace(self.composition, pieces=rest), len(self.image)).image
 
     @cached_property
     def masks(self) -> Mapping[str, Mask]:

@@ -34,13 +34,21 @@ class Subject:
     """A picture to judge on.
 
     `picture` is anything `image.read` takes, `target` anything `as_target` takes, `truth` where the evidence truly is,
-    boolean in the frame the network sees.
+    boolean in the frame the network sees. `absent`, when given, is the picture without the evidence: every option of a
+    method that takes a picture, such as a baseline or a fill, gets it.
     """
 
     name: str
     picture: Any
     target: Any = None
     truth: Mask | None = None
+    absent: Any = None
+
+    def options(self, method: Method, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The options a method is run with on this picture."""
+        if self.absent is None:
+            return given
+        return {**given, **{n: self.absent for n, p in method.parameters.items() if p.type == "picture"}}
 
 
 def judge(
@@ -73,7 +81,9 @@ def judge(
             about = f"{subject.name}, {method.title}"
             yield Progress(done, total, note=about)
             try:
-                case = case_of(seen, method, options, x, target, truth=subject.truth, seed=seed)
+                case = case_of(
+                    seen, method, subject.options(method, options), x, target, truth=subject.truth, seed=seed
+                )
             except CutawayError as error:
                 into.refused.setdefault(method.name, []).append(error)
                 continue
