@@ -170,10 +170,10 @@ class Sums:
     def error(self, probability: float, centre: bool) -> Tensor:
         """The standard error of the importance, (H, W)."""
         off = self.level if centre else torch.zeros_like(self.level)
-        shown, scored, squared = self._second / self.count
+        shown, scored, squared = (self._second / self.count).unbind()
         variance = squared - 2 * off * scored + off**2 * shown - self._mean(centre) ** 2
         return (variance.clamp(min=0) / max(1, self.count - 1)).sqrt() / probability
 
     def _mean(self, centre: bool) -> Tensor:
-        shown, scored = self._first / self.count
+        shown, scored = (self._first / self.count).unbind()
         return scored - self.level * shown if centre else scored
