@@ -11,7 +11,7 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import pairwise_distances
 from torch import Tensor, nn
 
-from cutaway.core.errors import MethodRefusedError
+from cutaway.core.errors import MethodRefusedError, UnknownNameError
 from cutaway.core.method import get
 from cutaway.core.model import VisionModel
 from cutaway.core.preprocess import Preprocess
@@ -21,6 +21,8 @@ from cutaway.core.target import logit
 from cutaway.methods.perturbation.lime import by_shapley, nearby
 from cutaway.methods.perturbation.players import divide, every
 from cutaway.methods.perturbation.shapley import exact
+
+from .nets import GapNet, wrap
 
 H, W = 12, 16
 
@@ -192,7 +194,7 @@ def test_a_low_r2_is_warned_of(model) -> None:
     assert any(n.startswith("warning: R²") for n in result.notes)
     (result,) = run(odd, torch.zeros_like(bright), 0, grid=2, fill="black")
     assert math.isnan(result.evidence["r2"])
-    assert any("same whichever" in n for n in result.notes)
+    assert any("the same whatever" in n for n in result.notes)
     (result,) = run(linear()[0], bright, fill="black")
     assert not any("R²" in n for n in result.notes)
 
@@ -216,3 +218,33 @@ def test_previews_batch_and_seed(model) -> None:
         assert result.evidence == alone.evidence
     (other,) = run(model, batch[:1], seed=1, samples=50)
     assert np.abs(other.values - together[0].values).max() > 1e-9
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.0])
+def test_channels_of_a_layer_instead_of_regions(alpha) -> None:
+    """On S = b + sum_k w_k mean(A_k) the coefficient of channel k is w_k mean(A_k), laid where the channel is active."""
+    torch.manual_seed(3)
+    net = GapNet().double().eval()
+    x = torch.rand(2, 3, H, W, dtype=torch.float64)
+    options = {"layer": "features.4", "samples": 100, "alpha": alpha, "top": 2}
+    results = finish(explain(wrap(net), get("lime"), x, 3, options))
+    with torch.no_grad():
+        maps = net.features(x).numpy()
+    weights = net.fc.weight[3].detach().numpy()
+    for result, one in zip(results, maps, strict=True):
+        want = weights * one.mean((1, 2))
+        got = np.array(result.evidence["coefficients"])
+        heat = np.einsum("k,khw->hw", got, one / np.maximum(one.sum((1, 2), keepdims=True), 1e-300))
+        np.testing.assert_allclose(result.values, heat, rtol=1e-9, atol=1e-14)
+        largest = np.argsort(-np.abs(got))[:2]
+        assert list(result.evidence["largest"]) == [str(k) for k in largest]
+        assert result.layer == "features.4"
+        if alpha == 0:
+            np.testing.assert_allclose(got, want, rtol=1e-8, atol=1e-12)
+        else:
+            assert np.linalg.norm(got) < np.linalg.norm(want)
+
+
+def test_an_unknown_layer_is_named(model, x) -> None:
+    with pytest.raises(UnknownNameError, match="no_such"):
+        run(model, x, layer="no_such")

@@ -17,6 +17,7 @@ from cutaway.core.result import Attribution
 from cutaway.core.target import Target
 
 from ..gradient.baselines import baseline_of
+from .latent import Channels, channels_of, kept
 from .players import Across, Division, Game, Pieces, Players, divide, every, own_seed, shown
 from .shapley_pairs import kernel as shapley_weight
 
@@ -65,6 +66,7 @@ def lime(
     width: Annotated[float, Range(0, 100, open_low=True), "kernel width, in cosine distance"] = 0.25,
     alpha: Annotated[float, Range(0, 1e9), "penalty on the squares of the coefficients"] = 1.0,
     top: Annotated[int, Range(1, 1000), "regions in the panels of the largest coefficients"] = 5,
+    layer: Annotated[str | None, "silence this layer's channels instead of hiding regions"] = None,
 ) -> Steps[Raw]:
     """The coefficients of a linear model of the target in the superpixels that are shown.
 
@@ -76,6 +78,8 @@ def lime(
     alpha = 0 the coefficients are the Shapley values (Lundberg & Lee 2017, theorem 2).
     Gives (H, W), signed: each pixel shows the coefficient of its region. The evidence holds the line's R^2, of
     which less than 0.5 is warned of. Panels: the regions, and those with the largest coefficients of either sign.
+    With `layer`, its channels take the place of the regions: those not chosen are set to zero, and the map, on the
+    layer's grid, shares each channel's coefficient out over the places by the size of its activity.
     Cost: one forward pass per choice.
     Raises `MethodRefusedError` for a picture of one superpixel, `MissingDependencyError` without scikit-image.
 
@@ -89,14 +93,20 @@ def lime(
     True
     """
     seed = own_seed()
-    divided = [divide(p, players, grid, superpixels, seed) for p in x]
-    if fill == "superpixel":
-        fills = torch.stack([part.averaged(p) for part, p in zip(divided, x, strict=True)])
+    goals = [target.alone(i) for i in range(len(x))]
+    divided: list[Players | Channels]
+    panels = {}
+    if layer is None:
+        regions = [divide(p, players, grid, superpixels, seed) for p in x]
+        fills = _fills(model, x, regions, fill)
+        asks = [shown(model, p[None], *rest) for p, *rest in zip(x, goals, regions, fills, strict=True)]
+        divided = [*regions]
     else:
-        fills = baseline_of(model, x, fill)
+        layer = model.layers.find(layer).name
+        divided = [*channels_of(model, x, layer)]
+        asks = [kept(model, p[None], goal, layer) for p, goal in zip(x, goals, strict=True)]
     lines, games, clean = [], [], []
-    for i, part in enumerate(divided):
-        ask = shown(model, x[i : i + 1], target.alone(i), part, fills[i])
+    for i, (part, ask) in enumerate(zip(divided, asks, strict=True)):
         game = Game(part.count, ask, part.spread, i * samples, len(x) * samples)
         choices, times = _choices(part.count, samples, torch.Generator().manual_seed(seed))
         everybody = float((yield from game.play(torch.ones(1, part.count, dtype=torch.bool))))
@@ -115,13 +125,30 @@ def lime(
         "line at the picture": [line.intercept + float(line.coefficients.sum()) for line in lines],
         "intercept": [line.intercept for line in lines],
         "r2": [line.r2 for line in lines],
-        "superpixels": [p.count for p in divided],
+        "channels" if layer else "superpixels": [p.count for p in divided],
         "evaluations": [g.evaluations for g in games],
         "coefficients": [line.coefficients.tolist() for line in lines],
     }
-    panels = _panels(x, divided, lines, top)
+    if layer is None:
+        panels = _panels(x, regions, lines, top)
+    else:
+        evidence["largest"] = [_largest(line.coefficients, top) for line in lines]
     unit = "added to the target"
-    return Raw(heat.to(x), signed=True, unit=unit, evidence=evidence, notes=_notes(lines), panels=panels)
+    return Raw(
+        heat.to(x), signed=True, unit=unit, layer=layer, evidence=evidence, notes=_notes(lines), panels=panels
+    )
+
+
+def _fills(model: VisionModel, x: Tensor, regions: list[Players], fill: Any) -> Tensor:
+    if fill == "superpixel":
+        return torch.stack([part.averaged(p) for part, p in zip(regions, x, strict=True)])
+    return baseline_of(model, x, fill)
+
+
+def _largest(coefficients: Tensor, top: int) -> dict[str, float]:
+    """The channels with the coefficients of the largest size."""
+    order = coefficients.abs().argsort(descending=True, stable=True)[:top].tolist()
+    return {str(k): float(coefficients[k]) for k in order}
 
 
 def nearby(choices: Tensor, scores: Tensor, times: float, width: float, alpha: float) -> Line:
@@ -209,10 +236,10 @@ def _notes(lines: list[Line]) -> tuple[str, ...]:
     for i, line in enumerate(lines):
         which = "this picture" if len(lines) == 1 else f"picture {i + 1}"
         if math.isnan(line.r2):
-            notes.append(f"the target is the same whichever regions of {which} are shown")
+            notes.append(f"the target is the same whatever of {which} is shown")
         elif line.r2 < LOW:
             notes.append(
-                f"warning: R² is {line.r2:.2f} for {which}: no sum over regions describes the network around it, "
+                f"warning: R² is {line.r2:.2f} for {which}: no sum over its parts describes the network around it, "
                 "so the coefficients say little"
             )
     return tuple(notes)
