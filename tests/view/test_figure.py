@@ -165,8 +165,8 @@ def test_other_kinds_are_drawn_with_their_numbers(kind: str, written: list[str])
 def test_other_kinds_refuse_nan(kind: str) -> None:
     result = OTHERS[kind]
     broken = result.arrays()["values"].copy()
-    broken.flat[0] = np.nan
-    with pytest.raises(InputError, match="nan"):
+    broken.flat[0] = np.inf if kind == "table" else np.nan  # a table has a dash for NaN
+    with pytest.raises(InputError, match="nan|inf"):
         parts(type(result)(**{**vars(result), "values": broken}))
 
 

@@ -15,7 +15,7 @@ from cutaway.core.errors import InputError, MethodRefusedError, UsageError
 from cutaway.core.files import whole_file
 from cutaway.core.progress import finish
 
-from .console import INTERRUPTED, bar, console, say, show_error
+from .console import INTERRUPTED, bar, say, show_error
 from .explain import (
     OUTPUT,
     QUESTION,
@@ -26,6 +26,7 @@ from .explain import (
     WeightsOption,
 )
 from .outputs import check_outputs
+from .score_table import print_card
 from .summary import print_json
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ def judge(
     if as_json:
         _print_json(into, network, of)
     else:
-        _print(into, of)
+        print_card(into, of)
     if output is not None and into.shown:
         _save(table, output)
         say(f"wrote {output}")
@@ -230,37 +231,6 @@ def _scenes(network: VisionModel, count: int, target: str | None, *, bare: bool)
     return subjects
 
 
-def _print(card: ScoreCard, of: str) -> None:
-    """Metrics down, methods across: sentences have room, and a dozen metrics need no wide terminal."""
-    from rich.table import Table as Drawn
-    from rich.text import Text
-
-    from cutaway.metrics import METRICS
-    from cutaway.view.charts import measured
-
-    out = console()
-    counted = f"{len(card.pictures)} picture{'' if len(card.pictures) == 1 else 's'}"
-    out.print(Text(f"mean ± standard error over {counted}: {of}", style="dim"))
-    table = Drawn(box=None, header_style="dim", padding=(0, 2, 0, 0), pad_edge=False)
-    table.add_column("metric", no_wrap=True)
-    table.add_column("better", no_wrap=True)
-    for name in card.methods:
-        table.add_column(name, justify="right", overflow="fold")
-    for name in card.shown:
-        metric = METRICS[name]
-        cells = [measured(card.mean(m, name), card.error(m, name)) for m in card.methods]
-        known = [card.mean(m, name) for m in card.methods]
-        best = _best(known, metric.better)
-        texts = [Text(c, style="bold" if v == best else "") for c, v in zip(cells, known, strict=True)]
-        table.add_row(Text(metric.title), Text(metric.better, style="dim"), *texts)
-    out.print(table)
-    out.print()
-    for line in card.verdicts():
-        out.print(Text(line), soft_wrap=True)
-    for note in card.notes():
-        out.print(Text(note, style="dim"), soft_wrap=True)
-
-
 def _save(table: Table, path: Path) -> None:
     """Write the card; a page says what it is at its head."""
     if path.suffix.lower() != ".html":
@@ -270,13 +240,6 @@ def _save(table: Table, path: Path) -> None:
 
     with whole_file(path) as temporary:
         temporary.write_text(report([table], title=TITLE, lead=LEAD), encoding="utf-8")
-
-
-def _best(values: Sequence[float], better: str) -> float | None:
-    known = [v for v in values if v == v]
-    if len(known) < 2:
-        return None
-    return max(known) if better == "higher" else min(known)
 
 
 def _print_json(card: ScoreCard, network: VisionModel, of: str) -> None:

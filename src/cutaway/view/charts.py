@@ -110,6 +110,7 @@ def scatter_drawing(result: Scatter) -> Drawing:
 def table_drawing(result: Table) -> Drawing:
     """The numbers in rows and columns, at most forty rows, with their standard errors; a dash where there is none."""
     values = result.values
+    finite(np.where(np.isnan(values), 0, values), f"values of {result.method}")
     shown = min(len(values), 40)
     names = [wrap(r, 13, 220, 1)[0] for r in result.rows[:shown]]
     left = 16 + max((font(13).getlength(n) for n in names), default=0)
