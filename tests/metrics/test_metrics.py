@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
+import captum.metrics
 import numpy as np
 import pytest
 import scipy.ndimage
@@ -212,6 +213,27 @@ def test_infidelity_by_hand(small: VisionModel, x: Tensor) -> None:
     grid = np.linspace(0, 1, 20001) * 2 * abs(p @ q) / (p @ p)
     least = min(np.mean((a * p - q) ** 2) for a in grid[::100]) / np.mean(q**2)
     assert infidelity(small, x, heat, TARGET, **told) == pytest.approx(least, abs=1e-3)
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_infidelity_is_captums_on_the_same_squares(small: VisionModel, x: Tensor, scaled: bool) -> None:
+    shares = explained(small, x, "integrated_gradients", baseline="grey").heat
+    boxes = squares((H, W), 30, generator("infidelity", 2))
+    masks = torch.zeros(30, 1, H, W).double()
+    for mask, (t, l, b, r) in zip(masks, boxes.tolist(), strict=True):  # noqa: E741
+        mask[:, t:b, l:r] = 1
+
+    def remove(inputs: Tensor) -> tuple[Tensor, Tensor]:
+        assert len(inputs) == 30
+        return masks / 3 + 0 * inputs, inputs * (1 - masks) + 0.5 * masks  # a third for each colour
+
+    with torch.no_grad():
+        lost = small(x)[0, 1] - small(remove(x.expand(30, -1, -1, -1))[1])[:, 1]
+        peer = captum.metrics.infidelity(
+            small, remove, x, shares.expand(1, 3, H, W), target=1, n_perturb_samples=30, normalize=scaled
+        )
+    mine = infidelity(small, x, shares, TARGET, samples=30, fill="grey", scaled=scaled, seed=2)
+    assert mine == pytest.approx(float(peer) / (float(lost.square().mean()) if scaled else 1), rel=1e-6)
 
 
 def test_infidelity_ignores_the_unit_but_not_the_sign(linear: VisionModel, x: Tensor) -> None:

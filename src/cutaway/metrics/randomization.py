@@ -48,6 +48,7 @@ def randomization(
 ) -> float:
     """Mean Spearman rank correlation of the map with the maps of the cascade; see `cascade`.
 
+    A map that depends on what was learned falls to about 0 at once. The line at 0.5 is a convention: the paper draws none.
     Stages whose map is constant have no rank correlation and are left out. Raises `UndefinedError` for a constant map,
     and when every stage is left out.
     """

@@ -117,7 +117,7 @@ def table_drawing(result: Table) -> Drawing:
     errors = np.full(values.shape, np.nan) if result.errors is None else result.errors
     pairs = [zip(*both, strict=True) for both in zip(values[:shown], errors, strict=False)]
     cells = [[measured(float(v), float(e)) for v, e in row] for row in pairs]
-    heads = [wrap(c, 13, 160, 1)[0] for c in result.columns]
+    heads = [wrap(c, 13, 220, 1)[0] for c in result.columns]
     widths = [
         20 + max(font(13).getlength(plain(t)) for t in [h, *(row[i] for row in cells)])
         for i, h in enumerate(heads)
