@@ -245,6 +245,14 @@ def test_channels_of_a_layer_instead_of_regions(alpha) -> None:
             assert np.linalg.norm(got) < np.linalg.norm(want)
 
 
+def test_too_few_choices_for_the_coefficients_are_warned_of(model, x) -> None:
+    for samples, warned in ((20, True), (60, False)):
+        (result,) = run(model, x, samples=samples)
+        assert any("different choices for 16 coefficients" in n for n in result.notes) == warned
+    (result,) = run(model, x, grid=2)  # all 16 choices of four regions
+    assert not any("different choices" in n for n in result.notes)
+
+
 def test_an_unknown_layer_is_named(model, x) -> None:
     with pytest.raises(UnknownNameError, match="no_such"):
         run(model, x, layer="no_such")

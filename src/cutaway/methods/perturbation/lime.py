@@ -135,7 +135,13 @@ def lime(
         evidence["largest"] = [_largest(line.coefficients, top) for line in lines]
     unit = "added to the target"
     return Raw(
-        heat.to(x), signed=True, unit=unit, layer=layer, evidence=evidence, notes=_notes(lines), panels=panels
+        heat.to(x),
+        signed=True,
+        unit=unit,
+        layer=layer,
+        evidence=evidence,
+        notes=_notes(lines, games),
+        panels=panels,
     )
 
 
@@ -231,8 +237,14 @@ def _kept(picture: Tensor, players: Players, coefficients: Tensor, top: int) -> 
     return torch.where(players.spread(chosen).to(seen.device), seen, faint)
 
 
-def _notes(lines: list[Line]) -> tuple[str, ...]:
+def _notes(lines: list[Line], games: list[Game]) -> tuple[str, ...]:
     notes = []
+    many, few = max(g.count for g in games), min(g.evaluations for g in games)
+    if few < min(2 * many, 2**many):
+        notes.append(
+            f"warning: {few} different choices for {many} coefficients: the line bends to them, and its R² says too "
+            f"much; samples={4 * many} or more"
+        )
     for i, line in enumerate(lines):
         which = "this picture" if len(lines) == 1 else f"picture {i + 1}"
         if math.isnan(line.r2):
