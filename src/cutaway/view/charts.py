@@ -79,7 +79,8 @@ def _chart(result: Curves, label: str, lines: Sequence[int], width: int) -> Draw
     values = finite(result.values[list(lines)], f"values of {result.method}")
     x = finite(result.x, "the axis")
     titled = len(lines) == 1 and not isinstance(result.y_label, str)
-    box = _Axes(width, 320, _range(x), _range(values), result.x_label, label, names=not titled)
+    said = "" if titled and label == result.names[lines[0]] else label
+    box = _Axes(width, 320, _range(x), _range(values), result.x_label, said, names=not titled)
     ends: list[tuple[float, str, str]] = []
     for i, line in zip(lines, values, strict=True):
         color = _COLORS[i % len(_COLORS)]

@@ -10,6 +10,8 @@ from cutaway.core.target import Target, gradient, score
 
 _RADII = tuple(2.0**-k for k in range(8))
 """How far a pixel may move in one step; all are tried side by side."""
+_SHORTER = 2.0 ** -torch.arange(1, 9, dtype=torch.float64)
+"""Parts of the smallest step that are tried where no whole one helps."""
 _GAIN = 1e-3
 """What a step must mend: as a share of the way gone so far or, once the value is reached, of the cost."""
 
@@ -106,7 +108,10 @@ class Search:
         if not self.reached and not bool(((scores - self.wanted).abs() <= self._near).any()):
             between = self._before_crossing(tried, scores)
             tried, scores = torch.cat([tried, between]), torch.cat([scores, self._scores(between)])
-        return self._take(tried, scores)
+        if self._take(tried, scores):
+            return True
+        shorter = self._z + _SHORTER[:, None] * (tried[len(_RADII) - 1] - self._z)
+        return self._take(shorter, self._scores(shorter))
 
     def _within(self, radius: float, slope: Tensor, amount: float) -> Tensor:
         """The solution of the linearised problem where no pixel moves by more than the radius."""
