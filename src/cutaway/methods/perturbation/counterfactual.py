@@ -57,8 +57,8 @@ def counterfactual(
     (3, H, W), signed, in pixel space; the panel shows x'.
     Each step solves the linearised problem exactly (the features with the largest |df/dx_k| MAD_k go first, each to
     the end of its range), within eight distances a pixel may move, and keeps what the network bears out best. So on a
-    linear network one step is exact: one feature moves, at cost |y' - f| / (|w_k| MAD_k). Elsewhere the change is a local answer. What cannot
-    be reached is said, and the nearest that was found is shown.
+    linear network one step is exact: one feature moves, at cost |y' - f| / (|w_k| MAD_k). Elsewhere the change is a
+    local answer. What cannot be reached is said, and the nearest that was found is shown.
     Cost: one backward and up to 25 forward passes per step.
     Raises `UsageError` for pictures in `spread` of another shape, too few, or without any spread, and
     `MethodRefusedError` when the target cannot be differentiated.
