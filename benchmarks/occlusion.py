@@ -3,9 +3,10 @@
 A window of 16 pixels at stride 8 on a 224 px picture, 729 windows, random weights, float32. Cutaway answers all of
 them with its defaults. "Plain" is the same call on whole pictures, channels last, at the fastest of the batch sizes
 4, 8 and 16, over 96 of the windows; Captum's Occlusion at the fastest of as many perturbations at once, over 49
-windows (32 pixels at stride 32, which cost it the same each): both are scaled to 729 by their seconds per window. Rounds alternate between the sides. "Limit" is
-the arithmetic one: multiply-adds of whole pictures over those Cutaway did. "Stroke" is one window on a picture whose
-clean activations are kept, in forward passes. `NETWORKS` names the networks, joined by commas.
+windows (32 pixels at stride 32, which cost it the same each): both are scaled to 729 by their seconds per window.
+Rounds alternate between the sides; a first pass of each is not counted. "Limit" is the arithmetic one: multiply-adds
+of whole pictures over those Cutaway did. "Stroke" is one window on a picture whose clean activations are kept, in
+forward passes. `NETWORKS` names the networks, joined by commas.
 """
 
 from __future__ import annotations

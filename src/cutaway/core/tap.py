@@ -113,7 +113,9 @@ class Tap(AbstractContextManager["Tap"]):
                 raise StopForward
             if not in_place:
                 return kept.clone()
-            if kept.shape != value.shape:  # one picture edited into several: only what is returned can hold them
+            if (
+                kept.shape != value.shape
+            ):  # one picture edited into several: only what is returned can hold them
                 return kept.clone()
             # the network may go on with the tensor it changed, not with what the operator returned
             return value.copy_(kept) if self._leaf or edited is not value else value
