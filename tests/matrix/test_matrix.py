@@ -10,6 +10,8 @@ import gc
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from torch import nn
@@ -63,11 +65,23 @@ def test_every_method_agrees_or_refuses_clearly(case: Case) -> None:
     assert seen == json.loads(file.read_text(encoding="utf-8"))["outcomes"]
 
 
-def test_the_oracle_that_no_architecture_lets_run_holds_on_a_linear_network() -> None:
+def test_the_oracle_that_no_architecture_lets_run_tells_right_from_wrong(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def build() -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, len(CLASSES)))
 
-    ORACLES["linear_templates"](Case(Network("linear", "linear", build, "1", "1", None, size=8)))
+    case = Case(Network("linear", "linear", build, "1", "1", None, size=8))
+    ORACLES["linear_templates"](case)
+    right = METHODS["linear_templates"]
+
+    def doubled(*args: Any, **options: Any) -> Any:
+        raw = right.function(*args, **options)
+        return replace(raw, values=2 * raw.values)
+
+    monkeypatch.setitem(METHODS, "linear_templates", replace(right, function=doubled))
+    with pytest.raises(AssertionError):
+        ORACLES["linear_templates"](case)
 
 
 def clear(outcome: Refused) -> bool:

@@ -121,7 +121,7 @@ def _constant(other: Tensor, x: Changed) -> bool:
     return shape[0] == shape[x.clean.rows] == shape[x.clean.cols] == 1
 
 
-def _joint(call: Call, changed: Sequence[Changed], rows: int | None = None, cols: int | None = None) -> Any:
+def _joint(call: Call, changed: Sequence[Changed]) -> Any:
     """An operator on activations of one frame, on the union of their windows; other inputs are constants."""
     x = changed[0]
     if any(t.clean.size != x.clean.size or t.clean.rows != x.clean.rows for t in changed):
