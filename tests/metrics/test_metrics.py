@@ -442,7 +442,9 @@ def test_metrics_and_explainers_share_no_random_numbers(small: VisionModel, x: T
 def test_a_metric_depends_on_its_own_seed_alone(small: VisionModel, x: Tensor, name: str) -> None:
     truth = np.zeros((H, W), bool)
     truth[3:8, 2:6] = True
+    torch.manual_seed(4)
     case, metric = explained(small, x, "integrated_gradients", truth), METRICS[name]
+    case = replace(case, twin=wrap(Small()))
     before = small.fingerprint
     torch.manual_seed(5)
     one, state = metric(case, seed=3), torch.get_rng_state()
@@ -456,7 +458,7 @@ def test_a_metric_depends_on_its_own_seed_alone(small: VisionModel, x: Tensor, n
 
 def test_declarations_are_complete() -> None:
     asked = [m.asks for m in METRICS.values()]
-    assert len(set(asked)) == len(METRICS) == 10
+    assert len(set(asked)) == len(METRICS) >= 10
     for metric in METRICS.values():
         assert metric.asks.endswith("?")
         assert any(c.isdigit() for c in metric.paper)

@@ -88,6 +88,14 @@ def judge(
             rich_help_panel=QUESTION,
         ),
     ] = False,
+    random_labels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|SPEC",
+            help="Weights of the same network, or another model, that learned permuted labels: label randomization.",
+            rich_help_panel=QUESTION,
+        ),
+    ] = None,
     pictures: Annotated[
         int, typer.Option(min=1, help="How many pictures, the first by name.", rich_help_panel=QUESTION)
     ] = 8,
@@ -127,6 +135,7 @@ def judge(
 
     from cutaway.core.target import as_target
     from cutaway.metrics.judging import judge as judged
+    from cutaway.metrics.labels import check_twin
     from cutaway.metrics.score_card import ScoreCard
     from cutaway.zoo import load
 
@@ -137,6 +146,12 @@ def judge(
     network = load(model, weights=weights, classes=classes, preprocess=preprocess, device=device)
     for note in network.card.get("notes", ()):
         say(f"{network.name}: {note}")
+    twin = None
+    if random_labels is not None:
+        file = Path(random_labels).is_file() and not random_labels.endswith(".py")
+        spec, state = (model, random_labels) if file else (random_labels, None)
+        twin = load(spec, weights=state, classes=classes, preprocess=preprocess, device=device)
+        check_twin(network, twin)
     subjects = (
         [_photograph(f, target) for f in files] if files else _scenes(network, pictures, target, bare=bare)
     )
@@ -148,7 +163,9 @@ def judge(
     started, stopped = time.perf_counter(), False
     with bar(1) as show:
         pairs = [(a.method, a.options) for a in asked]
-        steps = judged(into, network, pairs, measures, subjects, seed=seed, metric_seed=metric_seed)
+        steps = judged(
+            into, network, pairs, measures, subjects, twin=twin, seed=seed, metric_seed=metric_seed
+        )
         try:
             finish(steps, show(0, "judging"))
         except KeyboardInterrupt:
@@ -252,6 +269,7 @@ def _print_json(card: ScoreCard, network: VisionModel, of: str) -> None:
         "metrics": [METRICS[name].to_dict() for name in card.shown],
         "scores": card.to_dict(),
         "verdicts": card.verdicts(),
+        "compared": card.about,
         "undefined": [
             {"method": method, "metric": metric, "pictures": len(reasons), "reason": reasons[0]}
             for (method, metric), reasons in card.undefined.items()

@@ -20,6 +20,7 @@ from cutaway.core.result import Attribution, Result
 from cutaway.core.run import explain, settle
 from cutaway.core.target import Target, as_target, logit, probability
 
+from .labels import about_twin, check_twin
 from .metric import METRICS, Case, Mask, Metric, get
 from .score_card import ScoreCard
 
@@ -58,15 +59,20 @@ def judge(
     measures: Sequence[Measure],
     subjects: Sequence[Subject],
     *,
+    twin: VisionModel | None = None,
     seed: int = 0,
     metric_seed: int = 0,
 ) -> Steps[None]:
     """Judge every method by every metric on every picture; yields `Progress`, whatever is found goes `into` at once.
 
-    `seed` is of the explainers, `metric_seed` of the metrics; the two never share random numbers. A picture that cannot
-    be used, a method that refuses and a metric without a value are kept in the card with their reasons.
+    `twin` is the network that learned permuted labels, for label randomization. `seed` is of the explainers,
+    `metric_seed` of the metrics; the two never share random numbers. A picture that cannot be used, a method that
+    refuses and a metric without a value are kept in the card with their reasons.
     """
     seen, part = _as_seen(model), len(measures) + 1
+    if twin is not None:
+        check_twin(model, twin)
+        into.about.append(about_twin(twin))
     total = len(subjects) * len(asked) * part
     for number, subject in enumerate(subjects):
         try:
@@ -82,7 +88,14 @@ def judge(
             yield Progress(done, total, note=about)
             try:
                 case = case_of(
-                    seen, method, subject.options(method, options), x, target, truth=subject.truth, seed=seed
+                    seen,
+                    method,
+                    subject.options(method, options),
+                    x,
+                    target,
+                    truth=subject.truth,
+                    twin=twin,
+                    seed=seed,
                 )
             except CutawayError as error:
                 into.refused.setdefault(method.name, []).append(error)
@@ -101,6 +114,7 @@ def case_of(
     target: Target,
     *,
     truth: Mask | None = None,
+    twin: VisionModel | None = None,
     seed: int = 0,
 ) -> Case:
     """The method's explanation of the picture (1, C, H, W) the network sees, ready to be judged.
@@ -124,7 +138,8 @@ def case_of(
 
     model = _as_seen(model)
     result = ask(model, x, own)
-    return Case(model, x, target, result, _heat(result), again, truth)
+    seen = None if twin is None else _as_seen(twin)
+    return Case(model, x, target, result, _heat(result), again, truth, seen)
 
 
 def card(

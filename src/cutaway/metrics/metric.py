@@ -49,6 +49,7 @@ class Case:
     heat : its map, (h, w), float64 on the CPU.
     again : the explainer, to be asked once more.
     truth : where the evidence truly is, boolean (H, W); None when that is not known.
+    twin : a network of the same architecture that learned permuted labels; None when there is none.
     """
 
     model: VisionModel
@@ -58,6 +59,7 @@ class Case:
     heat: Tensor
     again: Again
     truth: Mask | None = None
+    twin: VisionModel | None = None
 
 
 @dataclass(frozen=True)

@@ -78,14 +78,12 @@ def cascade(
     parameter's own mean and standard deviation. The model itself is not touched.
     """
     refuse_constant(heat, "it orders nothing and a rank correlation is undefined")
-    copied = _copy(model)
+    other = copied(model, "randomised")
     chance = generator("randomization", seed)
     for group in stages(model, steps):
         for name in group:
-            reinitialise(
-                copied.network.get_submodule(name), int(torch.randint(2**31, (1,), generator=chance))
-            )
-        left = again(copied, x)
+            reinitialise(other.network.get_submodule(name), int(torch.randint(2**31, (1,), generator=chance)))
+        left = again(other, x)
         try:
             found = spearman(heat.abs(), left.abs()) if absolute else spearman(heat, left)
         except UndefinedError:
@@ -134,7 +132,11 @@ def reinitialise(module: nn.Module, seed: int) -> None:
                 p.copy_(p.mean() + spread * torch.randn(p.shape, dtype=p.dtype).to(p))
 
 
-def _copy(model: VisionModel) -> VisionModel:
+def copied(model: VisionModel, what: str) -> VisionModel:
+    """The model over a copy of its network, to be altered; `what` says in its name what is done to it.
+
+    Raises `MethodRefusedError` for a network that cannot be copied.
+    """
     try:
         network = copy.deepcopy(model.network)
     except Exception as error:  # whatever a module of the user's raises
@@ -142,4 +144,4 @@ def _copy(model: VisionModel) -> VisionModel:
             f"the network cannot be copied ({error}), and the model itself is never altered",
             "a network that copy.deepcopy takes",
         ) from error
-    return VisionModel(network, model.preprocess, model.classes, name=f"{model.name}, randomised")
+    return VisionModel(network, model.preprocess, model.classes, name=f"{model.name}, {what}")

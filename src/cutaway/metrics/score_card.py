@@ -23,7 +23,7 @@ class ScoreCard:
     """What was measured; it fills while `judge` runs, so nothing finished is lost.
 
     `scores` holds, by (method, metric), one number per picture that has one; `undefined`, `refused` and `unusable` why
-    others have none: of a metric on a map, of a method on a picture, of a picture.
+    others have none: of a metric on a map, of a method on a picture, of a picture. `about` says what was compared with.
     """
 
     methods: tuple[str, ...]
@@ -33,6 +33,7 @@ class ScoreCard:
     refused: dict[str, list[CutawayError]] = field(default_factory=dict)
     pictures: list[str] = field(default_factory=list)
     unusable: dict[str, CutawayError] = field(default_factory=dict)
+    about: list[str] = field(default_factory=list)
 
     def take(self, method: Method, metric: Metric, case: Case, options: Mapping[str, Any], seed: int) -> None:
         """Measure one map by one metric."""
@@ -92,7 +93,7 @@ class ScoreCard:
             shared.setdefault((metric, reasons[0]), []).append(where)
         for (metric, reason), who in shared.items():
             said.append(f"{METRICS[metric].title} undefined for {', '.join(who)}: {reason}")
-        return said
+        return [*self.about, *said]
 
     def to_dict(self) -> dict[str, Any]:
         """Every cell with its mean, standard error and pictures, as plain JSON values; None where undefined."""
