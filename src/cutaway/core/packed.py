@@ -1,14 +1,17 @@
-"""Weights in the memory layout and type that a pass wants, laid out once instead of in each call."""
+"""Convolutions with weights laid out once, in the memory layout, blocks and type that a pass wants."""
 
 from __future__ import annotations
 
-from typing import Any
+from contextvars import ContextVar, Token
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
+
+_ACTIVE: ContextVar[Packed | None] = ContextVar("packed", default=None)
 
 
 class Packed(TorchFunctionMode):
@@ -27,6 +30,18 @@ class Packed(TorchFunctionMode):
         super().__init__()
         self.dtype = dtype
         self._kept: Any = WeakIdKeyDictionary()
+        self._blocks: Any = WeakIdKeyDictionary()
+        self._token: Token[Packed | None] | None = None
+
+    def __enter__(self) -> Self:
+        self._token = _ACTIVE.set(self)
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        if self._token is not None:
+            _ACTIVE.reset(self._token)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -36,6 +51,8 @@ class Packed(TorchFunctionMode):
                 x = x.to(self.dtype)
                 kwargs = {k: self._of(v) for k, v in kwargs.items()}
             args = (x, *(self._of(v) for v in rest))
+            if func is torch.conv2d and type(x) is Tensor:
+                return convolved(*args, **kwargs)
         return func(*args, **kwargs)
 
     def _of(self, value: Any) -> Any:
@@ -50,4 +67,55 @@ class Packed(TorchFunctionMode):
             if value.ndim == 4:
                 copy = copy.contiguous(memory_format=torch.channels_last)
             self._kept[value] = (value._version, value.data_ptr()), copy
+            self._blocks[copy] = []
         return copy
+
+    def blocks(self, weight: Tensor, x: Tensor, *options: Any) -> Tensor | None:
+        """One of our copies as oneDNN wants it, which otherwise lays it out anew in each call; None without oneDNN."""
+        known: list[Tensor | None] | None = self._blocks.get(weight)
+        if known is None:
+            return None
+        if not known:
+            known.append(_blocked(weight, x, *options))
+        return known[0]
+
+
+SMALL = 4096
+"""Places of a batch up to which laying out the weights weighs beside the convolution itself."""
+
+
+def convolved(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor:
+    """`conv2d`; on few places with weights that are laid out once for all calls under the same `Packed`."""
+    packed = _ACTIVE.get()
+    small = x.device.type == "cpu" and x.ndim == 4 and x.shape[0] * x.shape[2] * x.shape[3] <= SMALL
+    if packed is not None and small and not isinstance(padding, str):
+        options = (*([v, v] if isinstance(v, int) else list(v) for v in (padding, stride, dilation)), groups)
+        blocks = packed.blocks(weight, x, *options)
+        if blocks is not None:
+            found: Tensor = _POINTWISE(x, blocks, bias, *options, "none", [], "")
+            return found
+    return torch.conv2d(x, weight, bias, stride, padding, dilation, groups)
+
+
+_POINTWISE: Any = getattr(torch.ops.mkldnn, "_convolution_pointwise", None)
+_REORDER: Any = getattr(torch._C._nn, "mkldnn_reorder_conv2d_weight", None)
+
+
+def _blocked(weight: Tensor, x: Tensor, *options: Any) -> Tensor | None:
+    """What PyTorch's own compiler does with weights that stay as they are."""
+    if _POINTWISE is None or _REORDER is None or weight.dtype is torch.float64:
+        return None
+    try:
+        given = weight.contiguous().to_mkldnn()
+        made: Tensor = _REORDER(given, *options, list(x.shape))
+    except (RuntimeError, NotImplementedError):  # PyTorch without oneDNN, or a shape it does not take
+        return None
+    return made

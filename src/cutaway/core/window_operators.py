@@ -12,8 +12,10 @@ from contextvars import ContextVar
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .operators import Call, Family, read
+from .packed import convolved
 from .window_places import (
     batch_norm,
     combine,
@@ -100,7 +102,7 @@ def _given_dense(func: Any, args: Any, kwargs: Any) -> Any:
     )
     if writes and args and isinstance(args[0], Changed):
         raise WritesIntoWindow(name)
-    return func(*dense(args), **dense(kwargs))
+    return (convolved if func is torch.conv2d else func)(*dense(args), **dense(kwargs))
 
 
 class WritesIntoWindow(Exception):  # noqa: N818 - no error: the plain way is taken instead
@@ -109,10 +111,10 @@ class WritesIntoWindow(Exception):  # noqa: N818 - no error: the plain way is ta
 
 def _unwrapped(value: Any) -> Any:
     """Windows that cover their maps are the dense tensors already."""
-    if isinstance(value, Changed):
-        return value.window if value.whole else value
+    if isinstance(value, Tensor):
+        return value.window if isinstance(value, Changed) and value.whole else value
     if isinstance(value, dict):
-        return {k: _unwrapped(v) for k, v in value.items()}
+        return {k: _unwrapped(v) for k, v in value.items()} if value else value
     if isinstance(value, (list, tuple)) and not isinstance(value, torch.Size):
         return type(value)(_unwrapped(v) for v in value)
     return value

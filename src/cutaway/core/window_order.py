@@ -3,42 +3,133 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from itertools import chain, zip_longest
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
+
+from .window_cost import Cost, Sizes
+from .window_spans import Ends
 
 _PIXELS = 8 * 224 * 224
 """Pixels of one batch on a processor: a larger one leaves the cache and costs more for each picture."""
 _PIXELS_GPU = 64 * 224 * 224
 _LARGEST = 256
-STEP = 8
-"""Sizes are told apart in steps of so many pixels."""
+PREPARED = 1.0
+"""Whole pictures that could be computed while operators are prepared for windows of another size."""
+_GROUPS = 6
+_PROFILES = 32
+
+Numbers = npt.NDArray[np.int64]
 
 
-def batches(boxes: Tensor, most: int) -> list[Tensor]:
-    """Numbers of the boxes (n, 4) in batches of at most `most`, those of about one size together.
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Numbers of boxes, to how many they are filled up, and the multiply-adds of one of them."""
 
-    A window is as large as the largest of its batch, layer for layer. Each batch takes boxes from all over the
-    picture, so that all batches come out alike: operators are prepared anew for every size they meet, which for a
-    few hundred windows costs more than the windows do.
+    numbers: Tensor
+    size: int
+    work: float
 
-    >>> boxes = torch.tensor([[i, 0, i + 2, 2] for i in range(5)])
-    >>> [b.tolist() for b in batches(boxes, 3)]
-    [[0, 2, 4], [1, 3]]
+    @property
+    def filled(self) -> Tensor:
+        """The numbers, the last one repeated: batches of one size meet operators that are prepared already."""
+        return torch.cat([self.numbers, self.numbers[-1:].expand(self.size - len(self.numbers))])
+
+
+class Scouts:
+    """The different intervals that boxes (n, 4) cover along each axis, and which of them is whose.
+
+    >>> Scouts(torch.tensor([[0, 0, 2, 2], [0, 4, 2, 6]])).down
+    (array([0]), array([1]))
     """
-    height, width = (boxes[:, 2] - boxes[:, 0]), (boxes[:, 3] - boxes[:, 1])
-    kinds = torch.stack([(height + STEP - 1) // STEP, (width + STEP - 1) // STEP], 1)
-    out = []
-    for kind in sorted({(h, w) for h, w in kinds.tolist()}):
-        numbers = (kinds == torch.tensor(kind)).all(1).nonzero()[:, 0]
-        count = math.ceil(len(numbers) / most)
-        out += [numbers[i::count] for i in range(count)]
-    return out
+
+    def __init__(self, boxes: Tensor) -> None:
+        self.down, self.rows = _different(boxes[:, 0], boxes[:, 2])
+        self.across, self.cols = _different(boxes[:, 1], boxes[:, 3])
+
+    def batches(self, cost: Cost, most: int) -> list[Batch]:
+        """All boxes in batches of at most `most`.
+
+        A window is as large as the largest of its batch, layer for layer, so boxes go together that stay of about
+        one size; but each size is prepared anew, so they make few groups. Batches of the groups alternate: early
+        answers come from all over the picture.
+        """
+        if not cost.each:
+            parts = even(torch.arange(len(self.rows)), most)
+            return [Batch(numbers, len(parts[0]), cost.after) for numbers in parts]
+        each, down, across = np.array(cost.each), np.stack(cost.down), np.stack(cost.across)
+        tall = _merged(down, self.rows, each * across[:, self.cols].mean(1))
+        wide = _merged(across, self.cols, each * down[:, self.rows].mean(1))
+        best: list[tuple[int, int, int, float]] = []
+        least = math.inf
+        known: dict[tuple[bytes, bytes], float] = {}
+        for rows in tall:
+            for cols in wide:
+                plan = []
+                for r, c, count in _pairs(rows[self.rows], cols[self.cols]):
+                    sizes = down[:, rows == r].max(1), across[:, cols == c].max(1)
+                    key = sizes[0].tobytes(), sizes[1].tobytes()
+                    if key not in known:
+                        known[key] = cost.of(*sizes)
+                    plan.append((r, c, count, known[key]))
+                price = sum(n * work for *_, n, work in plan) + len(plan) * PREPARED * cost.whole
+                if price < least:
+                    least, best, labels = price, plan, (rows[self.rows], cols[self.cols])
+        groups = []
+        for r, c, n, work in best:
+            numbers = torch.from_numpy(np.flatnonzero((labels[0] == r) & (labels[1] == c)))
+            count = math.ceil(n / most)
+            groups.append([Batch(numbers[i::count], math.ceil(n / count), work) for i in range(count)])
+        return [b for b in chain.from_iterable(zip_longest(*groups)) if b is not None]
 
 
-def filled_up(numbers: Tensor, size: int) -> Tensor:
-    """The batch with its last box repeated until it has `size`."""
-    return torch.cat([numbers, numbers[-1:].expand(size - len(numbers))])
+def _different(first: Tensor, last: Tensor) -> tuple[Ends, Numbers]:
+    ends, which = np.unique(np.stack([first.numpy(), last.numpy()]), axis=1, return_inverse=True)
+    return (ends[0], np.maximum(ends[1] - 1, ends[0])), which.reshape(-1)
+
+
+def _pairs(rows: Numbers, cols: Numbers) -> list[tuple[int, int, int]]:
+    """Each pair of a row's and a column's group that some box has, and how many boxes have it."""
+    pairs, counts = np.unique(np.stack([rows, cols]), axis=1, return_counts=True)
+    return [(int(r), int(c), int(n)) for (r, c), n in zip(pairs.T, counts, strict=True)]
+
+
+def _merged(sizes: Sizes, which: Numbers, weights: Sizes) -> list[Numbers]:
+    """Groups of intervals of similar sizes (layers, intervals): labels for one group, for two, and so on.
+
+    Those two groups are merged first whose boxes become the least larger by it.
+    """
+    profiles, label = np.unique(sizes, axis=1, return_inverse=True)
+    label = label.reshape(-1)
+    if profiles.shape[1] > _PROFILES:
+        order = np.argsort(weights @ profiles)
+        part = np.empty(len(order), np.int64)
+        part[order] = np.arange(len(order)) * _PROFILES // len(order)
+        profiles = np.stack([profiles[:, part == p].max(1) for p in range(_PROFILES)], 1)
+        label = part[label]
+    held = np.bincount(label[which], minlength=profiles.shape[1]).astype(float)
+    groups = list(range(profiles.shape[1]))
+    found = []
+    while True:
+        if len(groups) <= _GROUPS:
+            found.append(label.copy())
+        if len(groups) == 1:
+            return found[::-1]
+        kept, own = profiles[:, groups], held[groups]
+        both = np.maximum(kept[:, :, None], kept[:, None, :])
+        more = (own[:, None] + own) * np.tensordot(weights, both, 1)
+        alone = own * (weights @ kept)
+        more -= alone[:, None] + alone
+        np.fill_diagonal(more, np.inf)
+        a, b = (groups[i] for i in np.unravel_index(np.argmin(more), more.shape))
+        profiles[:, a] = np.maximum(profiles[:, a], profiles[:, b])
+        held[a] += held[b]
+        label[label == b] = a
+        groups.remove(b)
 
 
 def even(numbers: Tensor, most: int) -> list[Tensor]:

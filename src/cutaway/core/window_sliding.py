@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .operators import Call
+from .packed import convolved
 from .window_places import FULL, channels_second, key_of, pair
 from .window_tensor import Changed, Clean, crop
 
@@ -30,7 +31,7 @@ def convolution(call: Call) -> Any:
         padding = 0 if padding == "valid" else [r // 2 for r in reach]
 
     def run(value: Tensor, stride: tuple[int, int]) -> Tensor:
-        return call.compute(value, stride=stride, padding=0)  # type: ignore[no-any-return]
+        return convolved(value, **{**call.arguments, "stride": stride, "padding": 0})
 
     return sliding(call, x, kernel, stride, pair(padding), dilation, 0.0, run)
 

@@ -10,17 +10,22 @@ import torch
 from torch import Tensor
 
 Places = npt.NDArray[np.int64]
+Ends = tuple[Places, Places]
+"""First and last place of each interval, both included."""
 
 
 class Span:
     """Intervals of one size along an axis of a map: the first place of each, inside the map, and their common size.
 
+    `scouts` are further intervals that move through the network with them and carry no numbers: they tell how
+    large other windows become before any of them is computed.
+
     >>> Span(np.array([0, 6]), 2).slid(kernel=3, stride=2, padding=1, dilation=1, length=8, out=4)
     Span([0 2], 2)
     """
 
-    def __init__(self, starts: Places, size: int) -> None:
-        self.starts, self.size = starts, size
+    def __init__(self, starts: Places, size: int, scouts: Ends | None = None) -> None:
+        self.starts, self.size, self.scouts = starts, size, scouts
         self._known: dict[tuple[object, ...], Any] = {}
 
     def __repr__(self) -> str:
@@ -30,12 +35,19 @@ class Span:
         """The places of a sliding operator's output (of size `out`) that see a changed place of its input."""
         if kernel == stride == dilation == 1 and padding == 0:
             return self
+        reach = (kernel - 1) * dilation
+
+        def reached(first: Places, last: Places) -> Ends:
+            first = -((reach - padding - first) // stride)  # ceil((first + padding - reach) / stride)
+            last = (last + padding) // stride
+            return np.minimum(np.maximum(first, 0), out - 1), np.minimum(np.maximum(last, 0), out - 1)
+
         key = (kernel, stride, padding, dilation, length, out)
         if key not in self._known:
-            reach = (kernel - 1) * dilation
-            first = -((reach - padding - self.starts) // stride)  # ceil((start + padding - reach) / stride)
-            last = (self.starts + self.size - 1 + padding) // stride
-            self._known[key] = within(np.maximum(first, 0), np.minimum(last, out - 1), out)
+            scouts = None if self.scouts is None else reached(*self.scouts)
+            self._known[key] = within(
+                *reached(self.starts, self.starts + self.size - 1), length=out, scouts=scouts
+            )
         found: Span = self._known[key]
         return found
 
@@ -53,7 +65,10 @@ class Span:
             return self
         key = ("moved", by, times)
         if key not in self._known:
-            self._known[key] = Span(self.starts * times + by, self.size * times)
+            scouts = self.scouts
+            if scouts is not None:
+                scouts = (scouts[0] * times + by, scouts[1] * times + times - 1 + by)
+            self._known[key] = Span(self.starts * times + by, self.size * times, scouts)
         found: Span = self._known[key]
         return found
 
@@ -65,8 +80,14 @@ class Span:
         if key not in self._known:
             first = np.minimum(self.starts, other.starts)
             last = np.maximum(self.starts + self.size, other.starts + other.size) - 1
-            found = within(first, last, length)
-            for span in (self, other):
+            scouts = None
+            if self.scouts is not None and other.scouts is not None:
+                scouts = (
+                    np.minimum(self.scouts[0], other.scouts[0]),
+                    np.maximum(self.scouts[1], other.scouts[1]),
+                )
+            found = within(first, last, length=length, scouts=scouts)
+            for span in (self, other) if scouts is None else ():
                 if span.size == found.size and (span.starts == found.starts).all():
                     found = span
             self._known[key] = found
@@ -84,7 +105,7 @@ class Span:
         return found
 
 
-def within(first: Places, last: Places, length: int) -> Span:
+def within(first: Places, last: Places, *, length: int, scouts: Ends | None = None) -> Span:
     """Intervals from `first` to `last` (included), widened to the largest of them and kept inside the map."""
     size = max(int((last - first).max()) + 1, 1)
-    return Span(np.minimum(first, length - size), size)
+    return Span(np.minimum(first, length - size), size, scouts)

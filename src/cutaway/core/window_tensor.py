@@ -27,6 +27,7 @@ class Clean:
 
     def __init__(self, value: Tensor, rows: int, cols: int) -> None:
         self.value, self.rows, self.cols = value, rows, cols
+        self._size = value.shape[rows], value.shape[cols]
         self._padded: dict[tuple[Padding, float], tuple[Tensor, int]] = {}
         self._sums: Tensor | None = None
         self._made: dict[tuple[object, ...], list[tuple[Sequence[Tensor], Any]]] = {}
@@ -34,7 +35,7 @@ class Clean:
     @property
     def size(self) -> tuple[int, int]:
         """Rows and columns."""
-        return self.value.shape[self.rows], self.value.shape[self.cols]
+        return self._size
 
     def made(self, key: tuple[object, ...], tensors: Sequence[Tensor], make: Callable[[], Any]) -> Any:
         """What an operator with these arguments makes of it; made when first asked for.
@@ -187,8 +188,12 @@ def crop(
     places, columns = clean.places(padding, fill)
     count, channels = len(x.window), places.shape[1]
     window = x.window.movedim((clean.rows, clean.cols), (1, 2)).flatten(3)
-    index = down.numbers(across, columns).to(places.device)
-    out = places.index_select(0, index).view(count, down.size, across.size, channels)
+    if count == 1:
+        map_ = places.view(1, -1, columns, channels).narrow(1, int(down.starts[0]), down.size)
+        out = map_.narrow(2, int(across.starts[0]), across.size).clone()
+    else:
+        index = down.numbers(across, columns).to(places.device)
+        out = places.index_select(0, index).view(count, down.size, across.size, channels)
     if even:
         y, x0 = int(dy[0]), int(dx[0])
         top, left_ = max(0, y), max(0, x0)

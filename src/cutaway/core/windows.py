@@ -19,11 +19,10 @@ from torch import Tensor
 from .errors import CutawayError, InputError, MethodRefusedError, UsageError
 from .packed import Packed
 from .tap import Tap
-from .window_cost import counted
+from .window_cost import Cost, counted
 from .window_operators import WritesIntoWindow
-from .window_order import batches, bounds, even, filled_up
+from .window_order import Batch, Scouts, bounds, even
 from .window_order import suggested_batch as suggested_batch
-from .window_places import FULL
 from .window_spans import within
 from .window_tensor import Changed, Clean, dense
 
@@ -159,13 +158,14 @@ class _Ask:
             return replaced(self.x, self.boxes[numbers], self.fill)
         return torch.where(self.masks[numbers, None].to(self.x.device), self.fill, self.x)
 
-    def windows(self, clean: Clean, numbers: Tensor) -> Changed:
+    def windows(self, clean: Clean, numbers: Tensor, scouts: Scouts | None = None) -> Changed:
         """The same pictures as windows of one size."""
         boxes = self.boxes[numbers]
         top, left, bottom, right = (boxes[:, i].numpy() for i in range(4))
         height, width = clean.size
-        down = within(top, np.maximum(bottom - 1, top), height)
-        across = within(left, np.maximum(right - 1, left), width)
+        sent = (scouts.down, scouts.across) if scouts is not None else (None, None)
+        down = within(top, np.maximum(bottom - 1, top), length=height, scouts=sent[0])
+        across = within(left, np.maximum(right - 1, left), length=width, scouts=sent[1])
         window = self.x.new_empty((len(boxes), down.size, across.size, self.x.shape[1])).permute(0, 3, 1, 2)
         for i, (t, l, b, r) in enumerate(boxes.tolist()):  # noqa: E741
             y, x = int(down.starts[i]), int(across.starts[i])
@@ -190,49 +190,80 @@ class _Ask:
         return {key: dense(value).to(self.x.dtype) for key, value in values.items()}
 
 
+_FAULTS = (WritesIntoWindow, CutawayError, RuntimeError, TypeError, ValueError, IndexError)
+
+
 def _changing(
     ask: _Ask, batch: int | None, told: Report, clean: Clean
 ) -> Generator[tuple[Tensor, Values], None, Tensor]:
-    """Answers that recompute only what a window changes; returns the numbers of the boxes that are left."""
-    boxes = ask.boxes
-    groups = batches(boxes, batch or max(1, min(64, LARGE // (ask.x.shape[2] * ask.x.shape[3]))))
-    todo = [g for g in groups if _worthwhile(boxes[g], ask.x)]
-    left = [g for g in groups if not _worthwhile(boxes[g], ask.x)]
-    size = max(map(len, todo), default=0)
+    """Answers that recompute only what a window changes; returns the numbers of the boxes that are left.
+
+    One window goes ahead and takes the intervals of all others with it, which tells how large each becomes.
+    """
+    everything = torch.arange(len(ask.boxes))
+    first, scouts = _outermost(ask.boxes, clean.size), Scouts(ask.boxes)
+    try:
+        if len(everything) == 1:
+            values = ask.run(ask.windows(clean, everything))
+            told.engine = "incremental"
+            yield everything, values
+            return everything[:0]
+        with counted() as cost:  # twice: of one picture alone, what differs from picture to picture looks constant
+            alone = ask.run(ask.windows(clean, first.expand(2), scouts))
+        if len(everything) >= SAMPLED:
+            _compare(ask, first, alone, told)
+    except MethodRefusedError:
+        raise
+    except _FAULTS as error:
+        told.why = _fault(error)
+        return everything
+    todo, left = _divided(ask, scouts, cost, batch, told)
     while todo:
-        numbers = todo.pop(0)
-        asked = filled_up(numbers, size) if 2 * len(numbers) > size else numbers
+        part = todo.pop(0)
         try:
-            with counted() if told.limit is None else nullcontext() as cost:
-                values = ask.run(ask.windows(clean, asked))
-            values = {key: value[: len(numbers)] for key, value in values.items()}
-            if told.limit is None and len(boxes) >= SAMPLED:
-                _compare(ask, numbers[:1], values, told)
-            elif told.limit is None and len(numbers) > 1:
-                _independent(ask.run(ask.windows(clean, numbers[:1])), values)
+            values = ask.run(ask.windows(clean, part.filled))
+            values = {key: value[: len(part.numbers)] for key, value in values.items()}
+            place = (part.numbers == first).nonzero()
+            if len(place) and part.size > 1:
+                _independent(alone, {key: value[int(place[0]) :] for key, value in values.items()})
         except MethodRefusedError:
             raise
-        except (WritesIntoWindow, CutawayError, RuntimeError, TypeError, ValueError, IndexError) as error:
-            told.why = told.why or f"the windows cannot be followed ({str(error).splitlines()[0][:100]})"
-            left += [numbers, *todo]
+        except _FAULTS as error:
+            told.why = told.why or _fault(error)
+            left += [part, *todo]
             break
-        yield numbers, values
+        yield part.numbers, values
         told.engine = "incremental"
-        if told.limit is None and cost is not None:
-            told.limit, told.dense = cost.limit, cost.dense
-            if cost.limit < WORTH:
-                told.why = f"windows hold nearly all multiply-adds (limit {cost.limit:.2f})"
-                left += todo
-                break
     if left and told.engine == "incremental":
         told.engine = "incremental + plain"
-    return torch.cat(left) if left else torch.empty(0, dtype=torch.int64)
+    return torch.cat([part.numbers for part in left]) if left else everything[:0]
 
 
-def _worthwhile(boxes: Tensor, x: Tensor) -> bool:
+def _divided(
+    ask: _Ask, scouts: Scouts, cost: Cost, batch: int | None, told: Report
+) -> tuple[list[Batch], list[Batch]]:
+    """Batches worth the cutting and pasting, and those that are not."""
+    most = batch or max(1, min(64, LARGE // (ask.x.shape[2] * ask.x.shape[3])))
+    planned = scouts.batches(cost, most)
+    todo = [part for part in planned if part.work * WORTH <= cost.whole or not cost.whole]
+    left = [part for part in planned if part not in todo]
+    spent = sum(len(part.numbers) * min(part.work, cost.whole) for part in planned)
+    told.limit = cost.whole * len(ask.boxes) / spent if spent else 1.0
+    told.dense = cost.dense
+    if left:
+        told.why = f"windows hold nearly all multiply-adds (limit {told.limit:.2f})"
+    return todo, left
+
+
+def _outermost(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """The number (1,) of the box that leaves most of the picture alone: it and the corner nearest to it."""
     top, left, bottom, right = boxes.unbind(1)
-    area = int((bottom - top).max()) * int((right - left).max())
-    return area < FULL * x.shape[2] * x.shape[3]
+    rows = torch.minimum(bottom, size[0] - top)
+    return (rows * torch.minimum(right, size[1] - left)).argmin()[None]
+
+
+def _fault(error: Exception) -> str:
+    return f"the windows cannot be followed ({str(error).splitlines()[0][:100]})"
 
 
 def _compare(ask: _Ask, numbers: Tensor, values: Values, told: Report) -> None:
