@@ -33,9 +33,13 @@ class Smooth:
 
     def covariance(self, a: Tensor, b: Tensor) -> Tensor:
         """Between signs (n, M) and (m, M): (n, m)."""
+        return self.waves(a, b)[0] + self.linear * (a @ b.T) / a.shape[1]
+
+    def waves(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        """sinh and cosh of sum_i rate_i z_i z'_i, both over sinh(sum_i rate_i): (n, m) each."""
         total, both = self.rates.sum(), (a * self.rates) @ b.T
-        odd = ((both - total).exp() - (-both - total).exp()) / (1 - (-2 * total).exp())
-        return odd + self.linear * (a @ b.T) / a.shape[1]
+        up, down, whole = (both - total).exp(), (-both - total).exp(), 1 - (-2 * total).exp()
+        return (up - down) / whole, (up + down) / whole
 
     def shapley(self, points: Tensor) -> Tensor:
         """The Shapley values (M, n) of the covariance with each of the points (n, M).
@@ -96,31 +100,40 @@ def learnt(points: Tensor, values: Tensor) -> Smooth:
     """The smoothness under which the values (n,) at signs (n, M) are most probable, the scale of the values fitted."""
     every = -(-len(points) // _LEARNT_FROM)
     points, values = points[::every], values[::every]
-    # logarithms of: the common rate, each player's part of it, the linear part; all with normal priors
     knobs = torch.zeros(points.shape[1] + 2, dtype=torch.float64)
-
-    def model(knobs: Tensor) -> Smooth:
-        return Smooth(_START * (knobs[0] + knobs[1:-1]).exp(), _LINEAR * knobs[-1].exp())
-
-    def surprise(knobs: Tensor) -> Tensor:
-        root, _ = torch.linalg.cholesky_ex(_firm(model(knobs).covariance(points, points)))
-        white = torch.linalg.solve_triangular(root, values[:, None], upper=False)
-        fit = 0.5 * len(values) * (white**2).mean().log() + root.diagonal().log().sum()
-        unlikely: Tensor = fit + 0.5 * knobs[0] ** 2 + (knobs[1:-1] ** 2).sum() + 0.5 * (knobs[-1] / 3) ** 2
-        return unlikely
-
     # Adam (Kingma & Ba 2015, algorithm 1); torch.optim would take seconds to import its compiler
     mean, square = torch.zeros_like(knobs), torch.zeros_like(knobs)
     for step in range(1, _STEPS + 1):
-        here = knobs.clone().requires_grad_()
-        with torch.enable_grad():
-            (slope,) = torch.autograd.grad(surprise(here), here)
+        slope = surprise_slope(knobs, points, values)
         if not bool(torch.isfinite(slope).all()):
             break
         mean, square = 0.9 * mean + 0.1 * slope, 0.99 * square + 0.01 * slope**2
         rate = _RATE * (1 - step / (_STEPS + 1))
         knobs = knobs - rate * (mean / (1 - 0.9**step)) / ((square / (1 - 0.99**step)).sqrt() + 1e-12)
-    return model(knobs)
+    return smooth_of(knobs)
+
+
+def smooth_of(knobs: Tensor) -> Smooth:
+    """From logarithms (M + 2,): of the common rate, each player's part of it, the linear part."""
+    return Smooth(_START * (knobs[0] + knobs[1:-1]).exp(), _LINEAR * knobs[-1].exp())
+
+
+def surprise_slope(knobs: Tensor, points: Tensor, values: Tensor) -> Tensor:
+    """The gradient (M + 2,) of n / 2 log(values K^-1 values) + log|K| / 2 and of the knobs' normal priors.
+
+    K is the covariance of the points. In closed form, since backwards through its factors takes several times as long.
+    """
+    smooth = smooth_of(knobs)
+    sums = points @ points.T / points.shape[1]
+    sinh, cosh = smooth.waves(points, points)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky_ex(_firm(sinh + smooth.linear * sums))[0])
+    shares = inverse @ values
+    by_matrix = 0.5 * (inverse - len(values) / (values @ shares) * torch.outer(shares, shares))
+    by_rates = ((by_matrix * cosh) @ points * points).sum(0)
+    by_rates = smooth.rates * (by_rates - (by_matrix * sinh).sum() / smooth.rates.sum().tanh())
+    by_linear = smooth.linear * ((by_matrix * sums).sum() + _NOISE * by_matrix.trace())
+    own = torch.cat([by_rates.sum()[None], by_rates, by_linear[None]])
+    return own + torch.cat([knobs[:1], 2 * knobs[1:-1], knobs[-1:] / 9])
 
 
 def _firm(matrix: Tensor) -> Tensor:
