@@ -1,4 +1,4 @@
-"""The command line: `cutaway explain`, `methods`, `layers`, `judge`, `demo` and more. Importing it costs no torch."""
+"""The command line: `cutaway explain`, `methods`, `layers`, `judge`, `matrix`, `demo` and more. Importing it costs no torch."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from cutaway.commands.explain import explain
 from cutaway.commands.filters import filters
 from cutaway.commands.judge import judge
 from cutaway.commands.listing import layers, methods
+from cutaway.commands.matrix import matrix
 
 app = typer.Typer(
     name="cutaway",
@@ -44,7 +45,7 @@ def options(
     """
 
 
-for _command in (demo, explain, methods, layers, filters, activations, judge):
+for _command in (demo, explain, methods, layers, filters, activations, judge, matrix):
     app.command()(guarded(_command))
 
 

@@ -131,7 +131,7 @@ def judge(
         raise UsageError(
             f"--bare with {data}", "scenes, whose objects can be left out", "cutaway judge --bare"
         )
-    files = [] if data == SCENES else _pictures(Path(data))[:pictures]
+    files = [] if data == SCENES else pictures_in(Path(data))[:pictures]
 
     from cutaway.core.target import as_target
     from cutaway.metrics.judging import judge as judged
@@ -178,12 +178,12 @@ def judge(
     else:
         print_card(into, of)
     if output is not None and into.shown:
-        _save(table, output)
+        save_table(table, output, TITLE, LEAD)
         say(f"wrote {output}")
     _end(into, stopped)
 
 
-def _pictures(folder: Path) -> list[Path]:
+def pictures_in(folder: Path) -> list[Path]:
     """The pictures in a folder by name; raises `InputError` when there is none."""
     from PIL import Image
 
@@ -248,15 +248,15 @@ def _scenes(network: VisionModel, count: int, target: str | None, *, bare: bool)
     return subjects
 
 
-def _save(table: Table, path: Path) -> None:
-    """Write the card; a page says what it is at its head."""
+def save_table(table: Table, path: Path, title: str, lead: str) -> None:
+    """Write a table; a page says what it is at its head."""
     if path.suffix.lower() != ".html":
         table.save(path)
         return
     from cutaway.view.report import report
 
     with whole_file(path) as temporary:
-        temporary.write_text(report([table], title=TITLE, lead=LEAD), encoding="utf-8")
+        temporary.write_text(report([table], title=title, lead=lead), encoding="utf-8")
 
 
 def _print_json(card: ScoreCard, network: VisionModel, of: str) -> None:
