@@ -7,6 +7,9 @@ INSTALL := $(UV) pip install --quiet --python $(BIN)/python
 # One thread for each of two test processes is faster than two threads in one: most tests are many small steps.
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(or $(JOBS),2)
 
+# timing and subjects are what the others share
+BENCHMARKS := $(filter-out timing subjects,$(basename $(notdir $(wildcard benchmarks/*.py))))
+
 .PHONY: help demo test check format docs matrix bench clean
 
 help:
@@ -16,7 +19,7 @@ help:
 	@echo "make format   let ruff mend format and lint"
 	@echo "make docs     write docs/methods.md from the registered methods, docs/matrix.md from their recorded outcomes"
 	@echo "make matrix   run every method on every architecture and record what comes out"
-	@echo "make bench    run every benchmark and print its table"
+	@echo "make bench    run every benchmark and print its table; ONLY=\"shapley metrics\" runs these"
 	@echo "make clean    remove .venv and everything built"
 
 $(UV):
@@ -67,7 +70,8 @@ matrix: .venv/dev.stamp
 	$(BIN)/python -m tests.matrix.page > docs/matrix.md.new && mv docs/matrix.md.new docs/matrix.md
 
 bench: .venv/bench.stamp
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+	@for name in $(or $(ONLY),$(BENCHMARKS)); do echo "== $$name"; start=$$(date +%s); \
+		$(BIN)/python benchmarks/$$name.py || exit 1; echo "-- $$name: $$(($$(date +%s) - start)) s"; done
 
 clean:
 	rm -rf .venv build dist report.html .pytest_cache .mypy_cache .ruff_cache .hypothesis
