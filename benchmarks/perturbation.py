@@ -280,7 +280,7 @@ def lines(s: Subject) -> Task:
             coefficients[number] = value
         return coefficients
 
-    least = limit(s, players, choices[:128])
+    least = limit(s, players, choices[1:129])  # the first is the picture as it is
     peers: dict[str, Theirs] = {"Captum Lime": captum, "lime LimeImageExplainer": package}
     return Task(f"LIME, {count} regions", SAMPLES, ours, peers, least)
 
