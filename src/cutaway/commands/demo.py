@@ -47,12 +47,24 @@ PHOTOGRAPHS = {
 
 def demo(
     output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="OUT.html", help="Where the report goes.")
-    ] = Path("report.html"),
+        Path | None,
+        typer.Option(
+            "-o", "--output", metavar="OUT.html", help="Where the report goes; report.html or bias.html."
+        ),
+    ] = None,
+    *,
+    bias: Annotated[
+        bool,
+        typer.Option("--bias", help="Instead: a network that goes by the snow, found out beside its twin."),
+    ] = False,
 ) -> None:
     """Write a report of the bundled networks on bundled pictures: offline, nothing of yours needed."""
+    output = output or Path("bias.html" if bias else "report.html")
     check_outputs(output, None, endings=(".html",))
     started = time.perf_counter()
+    if bias:
+        _bias(output, started)
+        return
     scenes, truths = _scenes()
     photographs = _photographs()
     explained = _explain({"cutaway:scenes": scenes, "cutaway:cifar": photographs})
@@ -60,6 +72,23 @@ def demo(
         temporary.write_text(page(explained, truths, TITLE, LEAD), encoding="utf-8")
     typer.echo(_on_scenes(explained[: len(scenes)], truths))
     typer.echo(_on_photographs(explained[len(scenes) :]))
+    _wrote(output, started)
+
+
+def _bias(output: Path, started: float) -> None:
+    """The page that shows which of two networks goes by the background; exit code 1 when it shows nothing."""
+    from .bias import bias_page, lines
+
+    text, shown = bias_page()
+    with whole_file(output) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    typer.echo("\n".join(lines(shown)))
+    _wrote(output, started)
+    if shown.missing():
+        raise typer.Exit(1)
+
+
+def _wrote(output: Path, started: float) -> None:
     size, seconds = output.stat().st_size / 1e6, time.perf_counter() - started
     say(f"wrote {output.absolute()} ({size:.1f} MB, {seconds:.0f} s); open it in a browser")
 

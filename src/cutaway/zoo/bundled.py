@@ -10,14 +10,14 @@ if TYPE_CHECKING:
     from torch import nn
 
 _FOLDER = files("cutaway.zoo") / "weights"
-_NAMES = ("scenes", "cifar")
+_NAMES = ("scenes", "cifar", "fish_in_snow", "fish_anywhere")
 
 
 def names() -> tuple[str, ...]:
     """Names of the bundled networks.
 
     >>> names()
-    ('scenes', 'cifar')
+    ('scenes', 'cifar', 'fish_in_snow', 'fish_anywhere')
     """
     return _NAMES
 
