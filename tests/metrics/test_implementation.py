@@ -123,6 +123,21 @@ def test_where_no_equal_network_can_be_made(net: nn.Module, said: str | None, x:
         equal(wrap(net), x)
 
 
+def test_a_norm_beside_another_reader_is_left_alone(x: Tensor) -> None:
+    class Beside(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm, self.fc = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.conv(x)
+            out: Tensor = self.fc((self.norm(h) * h).mean((2, 3)))
+            return out
+
+    with pytest.raises(UndefinedError, match="no batch norm to fold"):
+        equal(wrap(Beside()), x, by="fold")
+
+
 @pytest.mark.parametrize("by", ["fold", "rescale"])
 @pytest.mark.parametrize(
     ("method", "options"),
