@@ -71,7 +71,7 @@ class Packed(TorchFunctionMode):
         return copy
 
     def blocks(self, weight: Tensor, x: Tensor, *options: Any) -> Tensor | None:
-        """One of our copies as oneDNN wants it, which otherwise lays it out anew in each call; None without oneDNN."""
+        """One of our copies as oneDNN wants it; None for other tensors, and without oneDNN."""
         known: list[Tensor | None] | None = self._blocks.get(weight)
         if known is None:
             return None
@@ -110,7 +110,7 @@ _REORDER: Any = getattr(torch._C._nn, "mkldnn_reorder_conv2d_weight", None)
 
 
 def _blocked(weight: Tensor, x: Tensor, *options: Any) -> Tensor | None:
-    """What PyTorch's own compiler does with weights that stay as they are."""
+    """Weights as oneDNN wants them, which otherwise lays them out anew in each call; None without oneDNN."""
     if _POINTWISE is None or _REORDER is None or weight.dtype is torch.float64:
         return None
     try:

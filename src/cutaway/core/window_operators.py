@@ -33,24 +33,26 @@ from .window_tensor import Changed, dense
 Handler = Callable[[Call], Any]
 
 
-_DENSE: ContextVar[list[str] | None] = ContextVar("dense", default=None)
+_DENSE: ContextVar[list[tuple[str, float]] | None] = ContextVar("dense", default=None)
 
 
 @contextmanager
-def tallied() -> Iterator[list[str]]:
-    """Collect the names of operators that are given dense tensors in the block."""
-    names: list[str] = []
-    token = _DENSE.set(names)
+def tallied() -> Iterator[list[tuple[str, float]]]:
+    """Collect the operators that are given dense tensors in the block, and how many numbers of each picture."""
+    met: list[tuple[str, float]] = []
+    token = _DENSE.set(met)
     try:
-        yield names
+        yield met
     finally:
         _DENSE.reset(token)
 
 
-def _went_dense(name: str) -> None:
-    names = _DENSE.get()
-    if names is not None:
-        names.append(name)
+def _went_dense(name: str, *given: Any) -> None:
+    met = _DENSE.get()
+    if met is not None:
+        parts = [part for one in given for part in (one if isinstance(one, (list, tuple)) else (one,))]
+        numbers = sum(p.shape.numel() / len(p) for p in parts if isinstance(p, Changed) and not p.whole)
+        met.append((name, numbers))
 
 
 def apply(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -75,7 +77,7 @@ def apply(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         if not call.in_place:
             return result
         if result is None:
-            _went_dense(call.name)
+            _went_dense(call.name, *call.inputs)
             result = call.compute(*dense(call.inputs))
         return _overwritten(target, result, call.name)
 
@@ -96,7 +98,7 @@ _PLAIN |= {"__get__", "is_contiguous", "element_size", "requires_grad_", "__repr
 
 def _given_dense(func: Any, args: Any, kwargs: Any) -> Any:
     name = getattr(func, "__name__", str(func))
-    _went_dense(name)
+    _went_dense(name, *args)
     writes = (
         (name.endswith("_") and not name.endswith("__")) or name.startswith("__i") or name == "__setitem__"
     )

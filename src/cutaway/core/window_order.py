@@ -11,13 +11,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from .window_cost import Cost, Sizes
+from .window_cost import Cost, Sizes, Work
 from .window_spans import Ends
 
-_PIXELS = 8 * 224 * 224
-"""Pixels of one batch on a processor: a larger one leaves the cache and costs more for each picture."""
-_PIXELS_GPU = 64 * 224 * 224
-_LARGEST = 256
+_PIXELS, _LARGEST = 8 * 224 * 224, 64
+"""Pixels and pictures of one batch on a processor: a larger one leaves the cache and costs more for each picture."""
+_PIXELS_GPU, _LARGEST_GPU = 64 * 224 * 224, 256
 PREPARED = 1.0
 """Whole pictures that could be computed while operators are prepared for windows of another size."""
 _GROUPS = 6
@@ -28,11 +27,15 @@ Numbers = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Numbers of boxes, to how many they are filled up, and the multiply-adds of one of them."""
+    """Numbers of boxes, to how many they are filled up, and the work of one of them."""
 
     numbers: Tensor
     size: int
-    work: float
+    work: Work
+
+    def price(self, dispatch: float) -> float:
+        """Multiply-adds for each of its boxes, all else counted as such."""
+        return (self.size * self.work.price + dispatch * self.work.calls) / len(self.numbers)
 
     @property
     def filled(self) -> Tensor:
@@ -51,40 +54,48 @@ class Scouts:
         self.down, self.rows = _different(boxes[:, 0], boxes[:, 2])
         self.across, self.cols = _different(boxes[:, 1], boxes[:, 3])
 
-    def batches(self, cost: Cost, most: int) -> list[Batch]:
-        """All boxes in batches of at most `most`.
+    def batches(self, cost: Cost, most: int, dispatch: float, numbers: float = math.inf) -> list[Batch]:
+        """All boxes in batches of at most `most`, whose activations hold about `numbers` numbers at a time.
 
         A window is as large as the largest of its batch, layer for layer, so boxes go together that stay of about
         one size; but each size is prepared anew, so they make few groups. Batches of the groups alternate: early
         answers come from all over the picture.
         """
-        if not cost.each:
-            parts = even(torch.arange(len(self.rows)), most)
-            return [Batch(numbers, len(parts[0]), cost.after) for numbers in parts]
-        each, down, across = np.array(cost.each), np.stack(cost.down), np.stack(cost.across)
-        tall = _merged(down, self.rows, each * across[:, self.cols].mean(1))
-        wide = _merged(across, self.cols, each * down[:, self.rows].mean(1))
-        best: list[tuple[int, int, int, float]] = []
+        if not cost.maps:
+            whole = cost.picture
+            parts = even(torch.arange(len(self.rows)), min(most, _fitting(whole, numbers)))
+            return [Batch(part, len(parts[0]), whole) for part in parts]
+        down, across, inside = np.stack(cost.down), np.stack(cost.across), np.array(cost.inside)
+        tall = _merged(down, self.rows, inside * across[:, self.cols].mean(1))
+        wide = _merged(across, self.cols, inside * down[:, self.rows].mean(1))
+        best: list[tuple[int, int, int, Work]] = []
         least = math.inf
-        known: dict[tuple[bytes, bytes], float] = {}
+        known: dict[tuple[bytes, bytes], Work] = {}
         for rows in tall:
             for cols in wide:
-                plan = []
+                plan, price = [], 0.0
                 for r, c, count in _pairs(rows[self.rows], cols[self.cols]):
                     sizes = down[:, rows == r].max(1), across[:, cols == c].max(1)
                     key = sizes[0].tobytes(), sizes[1].tobytes()
                     if key not in known:
                         known[key] = cost.of(*sizes)
-                    plan.append((r, c, count, known[key]))
-                price = sum(n * work for *_, n, work in plan) + len(plan) * PREPARED * cost.whole
+                    work = known[key]
+                    plan.append((r, c, count, work))
+                    calls = dispatch * work.calls * math.ceil(count / min(most, _fitting(work, numbers)))
+                    price += count * work.price + calls + PREPARED * cost.picture.price
                 if price < least:
                     least, best, labels = price, plan, (rows[self.rows], cols[self.cols])
         groups = []
         for r, c, n, work in best:
-            numbers = torch.from_numpy(np.flatnonzero((labels[0] == r) & (labels[1] == c)))
-            count = math.ceil(n / most)
-            groups.append([Batch(numbers[i::count], math.ceil(n / count), work) for i in range(count)])
+            own = torch.from_numpy(np.flatnonzero((labels[0] == r) & (labels[1] == c)))
+            count = math.ceil(n / min(most, _fitting(work, numbers)))
+            groups.append([Batch(own[i::count], math.ceil(n / count), work) for i in range(count)])
         return [b for b in chain.from_iterable(zip_longest(*groups)) if b is not None]
+
+
+def _fitting(work: Work, numbers: float) -> int:
+    """Boxes at a time whose activations stay within so many numbers: what goes in, what is cut out, what comes out."""
+    return max(1, int(min(numbers / max(3 * work.numbers, 1), 1e6)))
 
 
 def _different(first: Tensor, last: Tensor) -> tuple[Ends, Numbers]:
@@ -154,5 +165,5 @@ def bounds(masks: Tensor) -> Tensor:
 
 def suggested_batch(x: Tensor) -> int:
     """How many pictures of this size to evaluate at a time."""
-    pixels = _PIXELS_GPU if x.device.type == "cuda" else _PIXELS
-    return max(1, min(_LARGEST, pixels // (x.shape[-1] * x.shape[-2])))
+    pixels, most = (_PIXELS, _LARGEST) if x.device.type == "cpu" else (_PIXELS_GPU, _LARGEST_GPU)
+    return max(1, min(most, pixels // (x.shape[-1] * x.shape[-2])))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -47,9 +48,24 @@ def max_pool(call: Call) -> Any:
     stride, padding = pair(a.get("stride") or kernel), pair(a.get("padding", 0))
 
     def run(value: Tensor, stride: tuple[int, int]) -> Tensor:
-        return F.max_pool2d(value, kernel, stride, 0, dilation)
+        if value.device.type != "cpu" or max(*kernel, *dilation) > 3:
+            return F.max_pool2d(value, kernel, stride, 0, dilation)
+        for dim in (
+            2,
+            3,
+        ):  # rows, then columns: PyTorch's own also finds where the maximum is, at twice the time
+            value = _largest(value, dim, kernel[dim - 2], stride[dim - 2], dilation[dim - 2])
+        return value
 
     return sliding(call, x, kernel, stride, padding, dilation, -math.inf, run)
+
+
+def _largest(x: Tensor, dim: int, kernel: int, stride: int, dilation: int) -> Tensor:
+    """The maximum over a sliding interval of one axis."""
+    last = x.shape[dim] - (kernel - 1) * dilation
+    parts = (x.narrow(dim, i * dilation, last) for i in range(kernel))
+    thinned = (p[:, :, ::stride] if dim == 2 else p[:, :, :, ::stride] for p in parts)
+    return functools.reduce(torch.maximum, thinned)
 
 
 def average(call: Call) -> Any:

@@ -17,15 +17,19 @@ Ends = tuple[Places, Places]
 class Span:
     """Intervals of one size along an axis of a map: the first place of each, inside the map, and their common size.
 
-    `scouts` are further intervals that move through the network with them and carry no numbers: they tell how
-    large other windows become before any of them is computed.
+    `ends` are the first and last place of each that truly changes: the others lie within the interval only to make
+    all of one size. `scouts` are further intervals that move through the network with them and carry no numbers:
+    they tell how large other windows become before any of them is computed.
 
-    >>> Span(np.array([0, 6]), 2).slid(kernel=3, stride=2, padding=1, dilation=1, length=8, out=4)
+    >>> within(np.array([0, 6]), np.array([1, 7]), 8).slid(kernel=3, stride=2, padding=1, dilation=1, length=8, out=4)
     Span([0 2], 2)
     """
 
-    def __init__(self, starts: Places, size: int, scouts: Ends | None = None) -> None:
+    def __init__(
+        self, starts: Places, size: int, ends: Ends | None = None, scouts: Ends | None = None
+    ) -> None:
         self.starts, self.size, self.scouts = starts, size, scouts
+        self.ends = (starts, starts + size - 1) if ends is None else ends
         self._known: dict[tuple[object, ...], Any] = {}
 
     def __repr__(self) -> str:
@@ -45,9 +49,7 @@ class Span:
         key = (kernel, stride, padding, dilation, length, out)
         if key not in self._known:
             scouts = None if self.scouts is None else reached(*self.scouts)
-            self._known[key] = within(
-                *reached(self.starts, self.starts + self.size - 1), length=out, scouts=scouts
-            )
+            self._known[key] = within(*reached(*self.ends), out, scouts)
         found: Span = self._known[key]
         return found
 
@@ -65,34 +67,23 @@ class Span:
             return self
         key = ("moved", by, times)
         if key not in self._known:
-            scouts = self.scouts
-            if scouts is not None:
-                scouts = (scouts[0] * times + by, scouts[1] * times + times - 1 + by)
-            self._known[key] = Span(self.starts * times + by, self.size * times, scouts)
+            ends = _stretched(self.ends, by, times)
+            scouts = None if self.scouts is None else _stretched(self.scouts, by, times)
+            self._known[key] = Span(self.starts * times + by, self.size * times, ends, scouts)
         found: Span = self._known[key]
         return found
 
     def joined(self, other: Span, length: int) -> Span:
-        """Intervals that hold both, one for one; one of the two where it holds the other already."""
+        """Intervals that hold both, one for one."""
         if other is self:
             return self
         key = ("joined", other)
         if key not in self._known:
-            first = np.minimum(self.starts, other.starts)
-            last = np.maximum(self.starts + self.size, other.starts + other.size) - 1
-            scouts = None
-            if self.scouts is not None and other.scouts is not None:
-                scouts = (
-                    np.minimum(self.scouts[0], other.scouts[0]),
-                    np.maximum(self.scouts[1], other.scouts[1]),
-                )
-            found = within(first, last, length=length, scouts=scouts)
-            for span in (self, other) if scouts is None else ():
-                if span.size == found.size and (span.starts == found.starts).all():
-                    found = span
-            self._known[key] = found
-        result: Span = self._known[key]
-        return result
+            both = self.scouts is not None and other.scouts is not None
+            scouts = _union(self.scouts, other.scouts) if both else None  # type: ignore[arg-type]
+            self._known[key] = within(*_union(self.ends, other.ends), length, scouts)
+        found: Span = self._known[key]
+        return found
 
     def numbers(self, across: Span, columns: int) -> Tensor:
         """The places of all rectangles of a map with so many columns, numbered in reading order."""
@@ -105,7 +96,15 @@ class Span:
         return found
 
 
-def within(first: Places, last: Places, *, length: int, scouts: Ends | None = None) -> Span:
+def within(first: Places, last: Places, length: int, scouts: Ends | None = None) -> Span:
     """Intervals from `first` to `last` (included), widened to the largest of them and kept inside the map."""
     size = max(int((last - first).max()) + 1, 1)
-    return Span(np.minimum(first, length - size), size, scouts)
+    return Span(np.minimum(first, length - size), size, (first, last), scouts)
+
+
+def _stretched(ends: Ends, by: int, times: int) -> Ends:
+    return ends[0] * times + by, ends[1] * times + times - 1 + by
+
+
+def _union(one: Ends, other: Ends) -> Ends:
+    return np.minimum(one[0], other[0]), np.maximum(one[1], other[1])

@@ -7,37 +7,35 @@ themselves: how the answers are computed is the business of this module alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .errors import CutawayError, InputError, MethodRefusedError, UsageError
 from .packed import Packed
-from .tap import Tap
-from .window_cost import Cost, counted
+from .window_asked import Asked, Values
+from .window_asked import replaced as replaced
+from .window_cost import Cost, dispatch
 from .window_operators import WritesIntoWindow
 from .window_order import Batch, Scouts, bounds, even
 from .window_order import suggested_batch as suggested_batch
-from .window_spans import within
-from .window_tensor import Changed, Clean, dense
+from .window_tensor import Clean
 
 if TYPE_CHECKING:
     from .model import VisionModel
 
-Values = dict[str | None, Tensor]
-"""The network's output under None, activations as maps under the names of their layers."""
-
 Precision = Literal["exact", "fast"]
 _TYPES = {"exact": None, "fast": torch.bfloat16}
-LARGE = 64 * 224 * 224
-"""Pixels of the pictures whose windows go at a time: bounds the memory where a network soon needs whole maps."""
+BUDGET = 1 << 30
+"""Bytes of the activations of one batch; those of the picture itself, kept once, come on top."""
 WORTH = 1.2
 """How many times fewer multiply-adds pay for cutting and pasting."""
+MOSTLY = 0.5
+"""Where whole maps hold so much of the work, batches are small: they stay in the cache."""
 SAMPLED = 64
 """From so many boxes on, one of them is also computed as a whole picture and compared."""
 
@@ -71,7 +69,7 @@ def evaluate(
     fill : (C, H, W) pixels in [0, 1]; the part inside a box replaces it.
     layers : activations to read as well, as `Tap.maps` gives them.
     output : whether the network's output is wanted; without it the pass ends at the last of `layers`.
-    batch : boxes at a time; chosen by the picture's size and the network when None.
+    batch : boxes at a time; when None chosen by the network, so that activations hold at most `BUDGET` bytes.
     engine : "plain" runs whole pictures; "auto" recomputes only what changes, where that is less work.
     report : filled in with how the answers were computed.
     memory : of this precision; keeps the clean activations, so that the next call about the same picture and
@@ -96,7 +94,7 @@ def evaluate(
         masks, boxes = boxes, bounds(boxes)
     _check(x, boxes, fill, layers, output, batch)
     packed = memory.packed if memory is not None else Packed(_TYPES[precision])
-    ask = _Ask(model, x, fill, tuple(layers), output, boxes, masks, packed)
+    ask = Asked(model, x, fill, tuple(layers), output, boxes, masks, packed)
     told = report if report is not None else Report()
     left = torch.arange(len(boxes))
     if engine == "auto" and len(boxes):
@@ -141,75 +139,26 @@ class Memory:
         return self._clean
 
 
-@dataclass(frozen=True)
-class _Ask:
-    model: VisionModel
-    x: Tensor
-    fill: Tensor
-    layers: tuple[str, ...]
-    output: bool
-    boxes: Tensor
-    masks: Tensor | None
-    packed: Packed
-
-    def pictures(self, numbers: Tensor) -> Tensor:
-        """Whole pictures with these boxes filled."""
-        if self.masks is None:
-            return replaced(self.x, self.boxes[numbers], self.fill)
-        return torch.where(self.masks[numbers, None].to(self.x.device), self.fill, self.x)
-
-    def windows(self, clean: Clean, numbers: Tensor, scouts: Scouts | None = None) -> Changed:
-        """The same pictures as windows of one size."""
-        boxes = self.boxes[numbers]
-        top, left, bottom, right = (boxes[:, i].numpy() for i in range(4))
-        height, width = clean.size
-        sent = (scouts.down, scouts.across) if scouts is not None else (None, None)
-        down = within(top, np.maximum(bottom - 1, top), length=height, scouts=sent[0])
-        across = within(left, np.maximum(right - 1, left), length=width, scouts=sent[1])
-        window = self.x.new_empty((len(boxes), down.size, across.size, self.x.shape[1])).permute(0, 3, 1, 2)
-        for i, (t, l, b, r) in enumerate(boxes.tolist()):  # noqa: E741
-            y, x = int(down.starts[i]), int(across.starts[i])
-            window[i] = self.x[0, :, y : y + down.size, x : x + across.size]
-            fill = self.fill[:, t:b, l:r]
-            if self.masks is not None:
-                hidden = self.masks[numbers[i], t:b, l:r].to(fill.device)
-                fill = torch.where(hidden, fill, self.x[0, :, t:b, l:r])
-            window[i, :, t - y : b - y, l - x : r - x] = fill
-        return Changed(clean, window, down, across)
-
-    def run(self, pictures: Tensor, *, packed: bool = True) -> Values:
-        """What is asked about the pictures; `packed` lays activations and weights out with channels last."""
-        with torch.no_grad(), self.packed if packed else nullcontext():
-            values: Values = {}
-            if not self.layers:
-                values[None] = self.model(pictures)
-            else:
-                with Tap(self.model, *self.layers, stop=not self.output) as tap:
-                    values[None] = self.model(pictures)
-                values |= {name: tap.maps(name) for name in self.layers}
-        return {key: dense(value).to(self.x.dtype) for key, value in values.items()}
-
-
 _FAULTS = (WritesIntoWindow, CutawayError, RuntimeError, TypeError, ValueError, IndexError)
 
 
 def _changing(
-    ask: _Ask, batch: int | None, told: Report, clean: Clean
+    ask: Asked, batch: int | None, told: Report, clean: Clean
 ) -> Generator[tuple[Tensor, Values], None, Tensor]:
     """Answers that recompute only what a window changes; returns the numbers of the boxes that are left.
 
     One window goes ahead and takes the intervals of all others with it, which tells how large each becomes.
     """
     everything = torch.arange(len(ask.boxes))
-    first, scouts = _outermost(ask.boxes, clean.size), Scouts(ask.boxes)
+    first, scouts, cost = _outermost(ask.boxes, clean.size), Scouts(ask.boxes), Cost()
     try:
         if len(everything) == 1:
             values = ask.run(ask.windows(clean, everything))
             told.engine = "incremental"
             yield everything, values
             return everything[:0]
-        with counted() as cost:  # twice: of one picture alone, what differs from picture to picture looks constant
-            alone = ask.run(ask.windows(clean, first.expand(2), scouts))
+        # twice: of one picture alone, what differs from picture to picture looks constant
+        alone = ask.run(ask.windows(clean, first.expand(2), scouts), cost=cost)
         if len(everything) >= SAMPLED:
             _compare(ask, first, alone, told)
     except MethodRefusedError:
@@ -240,18 +189,20 @@ def _changing(
 
 
 def _divided(
-    ask: _Ask, scouts: Scouts, cost: Cost, batch: int | None, told: Report
+    ask: Asked, scouts: Scouts, cost: Cost, batch: int | None, told: Report
 ) -> tuple[list[Batch], list[Batch]]:
     """Batches worth the cutting and pasting, and those that are not."""
-    most = batch or max(1, min(64, LARGE // (ask.x.shape[2] * ask.x.shape[3])))
-    planned = scouts.batches(cost, most)
-    todo = [part for part in planned if part.work * WORTH <= cost.whole or not cost.whole]
-    left = [part for part in planned if part not in todo]
-    spent = sum(len(part.numbers) * min(part.work, cost.whole) for part in planned)
-    told.limit = cost.whole * len(ask.boxes) / spent if spent else 1.0
+    tail = suggested_batch(ask.x) * 2 if cost.after_price > MOSTLY * cost.picture.price else 64
+    room = BUDGET / ask.x.element_size()
+    each, picture = dispatch(ask.x.device), cost.picture
+    planned = scouts.batches(cost, batch or min(tail, 64), each, math.inf if batch else room)
+    todo = [part for part in planned if part.price(each) * WORTH <= picture.price]
+    left = [part for part in planned if part.price(each) * WORTH > picture.price]
+    spent = sum(len(p.numbers) * min(p.work.multiplied, picture.multiplied) for p in planned)
+    told.limit = picture.multiplied * len(ask.boxes) / spent if spent else 1.0
     told.dense = cost.dense
     if left:
-        told.why = f"windows hold nearly all multiply-adds (limit {told.limit:.2f})"
+        told.why = f"windows would save too little (limit {told.limit:.2f})"
     return todo, left
 
 
@@ -266,7 +217,7 @@ def _fault(error: Exception) -> str:
     return f"the windows cannot be followed ({str(error).splitlines()[0][:100]})"
 
 
-def _compare(ask: _Ask, numbers: Tensor, values: Values, told: Report) -> None:
+def _compare(ask: Asked, numbers: Tensor, values: Values, told: Report) -> None:
     """Whole pictures for a few of the boxes, and the plain way for all where the numbers differ."""
     worst = 0.0
     for key, value in ask.run(ask.pictures(numbers), packed=False).items():
@@ -277,9 +228,12 @@ def _compare(ask: _Ask, numbers: Tensor, values: Values, told: Report) -> None:
         raise WritesIntoWindow(f"they differ from whole pictures by {worst:.1e}")
 
 
-def _plain(ask: _Ask, left: Tensor, size: int, told: Report) -> Iterator[tuple[Tensor, Values]]:
+def _plain(ask: Asked, left: Tensor, size: int, told: Report) -> Iterator[tuple[Tensor, Values]]:
     """Whole pictures, batch by batch."""
-    packed, first = True, True
+    # PyTorch's fused attention is left for the slow one wherever operators are overridden
+    attends = any(isinstance(m, nn.MultiheadAttention) for m in ask.model.network.modules())
+    packed = ask.packed.dtype is not None or not attends
+    first = True
     for numbers in even(left, size):
         pictures = ask.pictures(numbers)
         if packed:
@@ -297,14 +251,6 @@ def _plain(ask: _Ask, left: Tensor, size: int, told: Report) -> Iterator[tuple[T
         first = False
         yield numbers, values
         del pictures, values  # gone before the next batch is made
-
-
-def replaced(x: Tensor, boxes: Tensor, fill: Tensor) -> Tensor:
-    """One copy of the picture (1, C, H, W) for each box (m, 4), with the pixels of `fill` inside it: (m, C, H, W)."""
-    pictures = x.detach().repeat(len(boxes), 1, 1, 1)
-    for picture, (top, left, bottom, right) in zip(pictures, boxes.tolist(), strict=True):
-        picture[:, top:bottom, left:right] = fill[:, top:bottom, left:right]
-    return pictures
 
 
 def _independent(alone: Values, together: Values) -> None:
