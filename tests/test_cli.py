@@ -369,9 +369,10 @@ def command(*arguments: object, **options: Any) -> subprocess.CompletedProcess[s
     )
 
 
-def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+@pytest.mark.parametrize("form", [["--json"], []])
+def test_a_reader_that_has_seen_enough_is_no_error(form: list[str]) -> None:
     script = Path(sys.executable).with_name("cutaway")
-    process = subprocess.Popen([script, "methods", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen([script, "methods", *form], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
     process.stdout.close()
     err = process.communicate(timeout=120)[1]

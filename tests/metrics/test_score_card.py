@@ -6,6 +6,7 @@ import json
 import math
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,13 +19,14 @@ from torch import nn
 
 from cutaway import Preprocess, VisionModel, load, load_result
 from cutaway.cli import app
-from cutaway.core.errors import UsageError
+from cutaway.core.errors import MethodRefusedError, UsageError
 from cutaway.core.method import get as get_method
 from cutaway.core.progress import Progress, finish
 from cutaway.core.result import Table
+from cutaway.core.target import as_target
 from cutaway.data.scenes import Scenes
 from cutaway.metrics import METRICS
-from cutaway.metrics.judging import Asked, Measure, Subject, card, judge
+from cutaway.metrics.judging import Asked, Measure, Subject, card, case_of, judge
 from cutaway.metrics.score_card import ScoreCard
 
 NETS = '''
@@ -87,6 +89,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "photos").mkdir()
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "notes.txt").write_text("nothing to see")
+    (tmp_path / "unreadable").mkdir()
+    (tmp_path / "unreadable" / "paper.pdf").write_text("Pillow writes these and reads none")
     rng = np.random.default_rng(0)
     for name in ("a.png", "b.png"):
         Image.fromarray(rng.integers(0, 200, (8, 8, 3), dtype=np.uint8)).save(tmp_path / "photos" / name)
@@ -208,6 +212,24 @@ def test_verdicts_name_who_passes_and_who_does_not() -> None:
     ]
 
 
+def test_a_number_that_is_none_is_undefined(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(
+        METRICS, "insertion", replace(METRICS["insertion"], function=lambda *_, **__: math.inf)
+    )
+    into = filled(["saliency"], ["insertion"], subjects(1))
+    assert into.scores == {}
+    assert into.notes() == ["insertion undefined for saliency: it comes out as inf."]
+
+
+def test_what_gives_no_map_is_refused_before_it_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("it ran")
+
+    curves = replace(get_method("first_layer"), function=never)
+    with pytest.raises(MethodRefusedError, match="first_layer gives a picture, no map"):
+        case_of(network(), curves, {}, torch.rand(1, 3, 12, 12).double(), as_target(0))
+
+
 def test_what_was_finished_is_kept_when_the_work_stops() -> None:
     into = ScoreCard(("saliency",), ("insertion",))
     steps = judge(into, network(), asked("saliency"), measures("insertion"), subjects(3))
@@ -223,6 +245,10 @@ def test_a_picture_that_cannot_be_used_does_not_stop_the_rest() -> None:
     bad = Subject("bad", np.zeros((2, 2, 2, 2, 2)), "yes")
     into = filled(["saliency"], ["insertion"], [bad, *subjects(1)])
     assert [*into.unusable] == ["bad"]
+    assert (
+        "bad could not be used: image must have 2, 3 or 4 dimensions"
+        in into.table(network(), data="two").notes[0]
+    )
     assert into.pictures == ["p0"]
     assert len(into.scores["saliency", "insertion"]) == 1
 
@@ -245,8 +271,12 @@ def test_a_card_is_saved_loaded_and_drawn_with_cells_that_are_undefined(tmp_path
     np.testing.assert_array_equal(again.values, table.values)
     np.testing.assert_array_equal(again.errors, table.errors)  # type: ignore[arg-type]
     assert again.to_dict() == table.to_dict()
+    plain = table.save(tmp_path / "card.json").read_text()
+    said = json.loads(plain, parse_constant=pytest.fail)  # NaN is no JSON
+    assert said["arrays"]["values"][0][0] is None
     page = table.save(tmp_path / "card.html").read_text()
     assert "completeness residual" in page
+    assert "model.explain" not in page
     assert "claims no sum" in page
     with Image.open(table.save(tmp_path / "card.png")) as drawn:
         assert drawn.width > 200
@@ -278,7 +308,10 @@ def test_judge_on_a_folder_prints_a_table_and_writes_it(run: Run, place: Path) -
     assert done.code == 0, done.err
     assert "completeness residual" in done.out
     assert "completeness residual undefined for saliency: the map claims no sum" in done.out
-    assert "integrated_gradients" in (place / "card.html").read_text()
+    page = (place / "card.html").read_text()
+    assert "integrated_gradients" in page
+    again = "cutaway judge photos --model nets.py:linear --method saliency,integrated_gradients --metric completeness,"
+    assert f"<pre>{again}insertion --output card.html</pre>" in page
 
 
 def test_an_interrupt_keeps_what_was_finished(run: Run, place: Path, ctrl_c: None) -> None:
@@ -293,10 +326,60 @@ def test_an_interrupt_keeps_what_was_finished(run: Run, place: Path, ctrl_c: Non
     assert np.isfinite(load_result(place / "card.npz").arrays()["values"]).all()
 
 
+def test_a_fault_keeps_what_was_finished(run: Run, place: Path) -> None:
+    Image.new("RGB", (8, 8), "white").save(place / "photos" / "b.png")
+    broken = NETS.replace("signal.raise_signal(signal.SIGINT)", "raise ZeroDivisionError('one over none')")
+    (place / "broken.py").write_text(broken)
+    done = run(
+        "judge", "photos", "--model", "broken.py:interrupted", "--method", "saliency", "--metric", "insertion",
+        "--json", "-o", "card.npz",
+    )  # fmt: skip
+    assert done.code != 0
+    assert "one over none" in done.err
+    assert json.loads(done.out)["scores"]["saliency"]["insertion"]["pictures"] == 1
+    assert (place / "card.npz").exists()
+
+
+def test_no_picture_is_overwritten(run: Run, place: Path) -> None:
+    before = (place / "photos" / "b.png").read_bytes()
+    for command in ("judge", "matrix"):
+        done = run(command, "photos", "-m", "nets.py:linear", "-o", "photos/b.png")
+        assert done.code == 2, done.err
+        assert "is one of the pictures" in done.err
+    assert (place / "photos" / "b.png").read_bytes() == before
+
+
+def test_a_class_may_be_asked_for_by_its_number(run: Run) -> None:
+    """Scene 0 shows one of the eight classes; asked about by number its place is as known as by name."""
+    asked = ("judge", "--method", "saliency", "--metric", "share_inside", "--pictures", 1, "--json")
+    scores = json.loads(run(*asked).out)["scores"]
+    drawn = Scenes(1, seed=2026)[0].label
+    assert json.loads(run(*asked, "--target", drawn).out)["scores"] == scores
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
         (("empty",), 3, "no picture in empty"),
+        (("unreadable",), 3, "no picture in unreadable"),
+        (
+            ("photos", "--metric", "deletion,pointing_game"),
+            2,
+            "pointing_game on pictures whose true evidence",
+        ),
+        (
+            ("photos", "--metric", "label_randomization"),
+            2,
+            "label_randomization without a network that learned",
+        ),
+        (
+            ("photos", "--metric", "deletion", "--random-labels", "x"),
+            2,
+            "label_randomization is not measured",
+        ),
+        (("photos", "-o", "card"), 2, "cannot write a folder"),
+        (("photos", "-o", "empty"), 2, "cannot write a folder"),
+        (("photos", "-o", "missing/card.html"), 3, "cannot write missing/card.html"),
         (("nowhere",), 3, "nowhere is missing"),
         (("photos", "--metric", "pointing"), 4, "no metric named 'pointing'"),
         (("photos", "--method", "grad_kam"), 4, "no method named 'grad_kam'"),

@@ -141,6 +141,13 @@ def test_shares_count_pictures_classes_and_layers() -> None:
     assert len(said["trials"]) == len(found.trials)
 
 
+def test_classes_of_one_name_are_asked_about_apart() -> None:
+    """ImageNet has two cranes, a bird and a machine."""
+    cranes = VisionModel(net(nn.ReLU()).double().eval(), Preprocess(), ("crane", "crane", "c"), name="cranes")
+    found = filled({"cranes": lambda: cranes}, ["saliency"], 1, classes=3)
+    assert {t.target for t in found.trials} == {"crane (0)", "crane (1)", "c"}
+
+
 def test_a_broken_promise_of_a_sum_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ["deeplift", "lrp", "integrated_gradients", "gradient_times_input"]
     found = filled(openers(relu=net(nn.ReLU())), names)
@@ -194,6 +201,8 @@ def test_the_command_prints_marks_reasons_and_shares(run: Run, place: Path) -> N
     page = (place / "matrix.html").read_text()
     assert "pictures by classes by layers" in page
     assert "more.py:net could not be used" in page
+    again = "cutaway matrix photos --model nets.py:linear --model more.py:net --method saliency,grad_cam --pictures 2"
+    assert f"<pre>{again} --output matrix.html</pre>" in page
 
 
 def test_json_and_arrays_tell_the_same(run: Run, place: Path) -> None:  # noqa: F811

@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from types import SimpleNamespace
 from typing import Any
@@ -264,6 +265,21 @@ def test_the_code_that_makes_it_again_is_python_with_the_options_and_the_target(
         "model.explain('chelsea.jpg', 'grad_cam', target=cutaway.logit(285), layer='layer4', rectify=False, seed=7)"
     )
     assert lines[4].endswith("# target: logit 1 'a' - logit 2 'b'")
+
+
+def test_the_code_calls_only_what_exists() -> None:
+    """A look at the network alone has no picture; a table that a command made is made again by that command."""
+    alone = attribution(bump(3), method="filters", target="", provenance=provenance(""))
+    card = replace(
+        alone, method="judge", provenance=replace(provenance("photos"), again="cutaway judge photos")
+    )
+    assert reproduce([alone]).splitlines()[-1] == "model.inspect('filters', seed=7)"
+    assert reproduce([card, card]) == "cutaway judge photos"
+    assert reproduce([card, alone]).startswith("cutaway judge photos\nimport cutaway\n")
+    assert "Make it again" in report([card])
+    unknown = replace(card, provenance=replace(card.provenance, again=""))
+    assert reproduce([unknown]) == ""
+    assert "Make it again" not in report([unknown])
 
 
 def test_hostile_names_cannot_break_out_of_the_code() -> None:

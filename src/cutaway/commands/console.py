@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -35,9 +36,15 @@ def console(*, error: bool = False) -> Console:
     """A Rich console on stdout or stderr that takes text as it is: no markup, no guessing at highlights."""
     from rich.console import Console
 
+    class Piped(Console):
+        """Lets a reader that went away be met by `guarded`; Rich itself would end with an error."""
+
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
     stream = sys.stderr if error else sys.stdout
     width = None if stream.isatty() else PIPED_WIDTH
-    return Console(stderr=error, markup=False, highlight=False, emoji=False, width=width)
+    return Piped(stderr=error, markup=False, highlight=False, emoji=False, width=width)
 
 
 def say(text: str) -> None:
@@ -58,6 +65,22 @@ def show_error(error: CutawayError, about: str = "") -> None:
     for name, part in (("accepted", error.accepted), ("try", error.hint)):
         if part:
             talk.print(Text(f"  {name:<9} ", style="dim").append(part, style="not dim"), soft_wrap=one_line)
+
+
+def command_line(context: typer.Context) -> str:
+    """The command that is running, to be typed again: what was given and no default."""
+    words = ["cutaway", str(context.info_name)]
+    for parameter in context.command.params:
+        name, source = str(parameter.name), context.get_parameter_source(str(parameter.name))
+        if source is None or source.name != "COMMANDLINE":
+            continue
+        given = context.params[name]
+        for value in given if isinstance(given, (list, tuple)) else [given]:
+            if parameter.param_type_name == "option":
+                words.append(max(parameter.opts, key=len))
+            if value is not True:
+                words.append(str(value))
+    return shlex.join(words)
 
 
 @contextmanager

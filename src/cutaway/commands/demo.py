@@ -69,7 +69,7 @@ def demo(
     photographs = _photographs()
     explained = _explain({"cutaway:scenes": scenes, "cutaway:cifar": photographs})
     with whole_file(output) as temporary:
-        temporary.write_text(page(explained, truths, TITLE, LEAD), encoding="utf-8")
+        temporary.write_text(page(explained, truths, TITLE, LEAD, "cutaway demo"), encoding="utf-8")
     typer.echo(_on_scenes(explained[: len(scenes)], truths))
     typer.echo(_on_photographs(explained[len(scenes) :]))
     _wrote(output, started)

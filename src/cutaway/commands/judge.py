@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,7 +15,7 @@ from cutaway.core.errors import InputError, MethodRefusedError, UsageError
 from cutaway.core.files import whole_file
 from cutaway.core.progress import finish
 
-from .console import INTERRUPTED, bar, say, show_error
+from .console import INTERRUPTED, bar, command_line, say, show_error
 from .explain import (
     OUTPUT,
     QUESTION,
@@ -26,8 +26,7 @@ from .explain import (
     WeightsOption,
 )
 from .outputs import check_outputs
-from .score_table import print_card
-from .summary import print_json
+from .score_table import print_card, print_card_json
 
 if TYPE_CHECKING:
     from cutaway.core.model import VisionModel
@@ -38,6 +37,9 @@ if TYPE_CHECKING:
 SCENES, WORLD = "scenes", 2026
 """The default data, and the world it is drawn from: one the bundled network was neither trained nor tested on."""
 
+ENDINGS = (".html", ".png", ".npz", ".json")
+"""What a table can be written as."""
+
 TITLE = "How true the explanations are"
 LEAD = (
     "Each number is the mean over the pictures with its standard error. Better is what the head of a column says. "
@@ -46,6 +48,7 @@ LEAD = (
 
 
 def judge(
+    context: typer.Context,
     data: Annotated[
         str,
         typer.Argument(
@@ -125,13 +128,13 @@ def judge(
     ] = False,
 ) -> None:
     """Score explanations: do they find the evidence, foretell what removal does, depend on what was learned?"""
-    if output is not None:
-        check_outputs(output, None, endings=(".html", ".png", ".npz", ".json"))
-    if bare and data != SCENES:
+    files = [] if data == SCENES else pictures_in(Path(data))
+    check_outputs(output, None, files, endings=ENDINGS)
+    files = files[:pictures]
+    if bare and files:
         raise UsageError(
             f"--bare with {data}", "scenes, whose objects can be left out", "cutaway judge --bare"
         )
-    files = [] if data == SCENES else pictures_in(Path(data))[:pictures]
 
     from cutaway.core.target import as_target
     from cutaway.metrics.judging import judge as judged
@@ -142,6 +145,12 @@ def judge(
     from .asked import asks, check_layers
 
     measures, rest = _measures(metric or [], settings or [])
+    if random_labels is not None and all(m.name != "label_randomization" for m, _ in measures):
+        raise UsageError(
+            "--random-labels, but label_randomization is not measured",
+            "--random-labels for label_randomization",
+            "--metric label_randomization",
+        )
     asked = asks(method or [], rest)
     network = load(model, weights=weights, classes=classes, preprocess=preprocess, device=device)
     for note in network.card.get("notes", ()):
@@ -156,11 +165,13 @@ def judge(
         [_photograph(f, target) for f in files] if files else _scenes(network, pictures, target, bare=bare)
     )
     as_target(target).resolve(network)
+    if metric:
+        _measurable(measures, truth=any(s.truth is not None for s in subjects), twin=twin is not None)
     with suppress(InputError):  # said later with the picture itself
         network.pixels(subjects[0].picture)  # layers are looked up at the size of the pictures
     check_layers(asked, network)
     into = ScoreCard(tuple(a.method.name for a in asked), tuple(m.name for m, _ in measures))
-    started, stopped = time.perf_counter(), False
+    started, stopped = time.perf_counter(), None
     with bar(1) as show:
         pairs = [(a.method, a.options) for a in asked]
         steps = judged(
@@ -168,18 +179,20 @@ def judge(
         )
         try:
             finish(steps, show(0, "judging"))
-        except KeyboardInterrupt:
-            stopped = True
+        except (Exception, KeyboardInterrupt) as error:
+            stopped = error
     of = f"scenes of world {WORLD}{', compared with themselves without their object' if bare else ''}"
     of = of if data == SCENES else data
-    table = into.table(network, data=of, seed=seed, seconds=time.perf_counter() - started)
-    if as_json:
-        _print_json(into, network, of)
-    else:
-        print_card(into, of)
-    if output is not None and into.shown:
-        save_table(table, output, TITLE, LEAD)
-        say(f"wrote {output}")
+    seconds = time.perf_counter() - started
+    try:  # written first, since a reader of stdout may have seen enough
+        if output is not None and into.shown:
+            table = into.table(network, data=of, seed=seed, seconds=seconds, again=command_line(context))
+            save_table(table, output, TITLE, LEAD, whole=stopped is None)
+    finally:
+        if as_json:
+            print_card_json(into, network, of)
+        else:
+            print_card(into, of)
     _end(into, stopped)
 
 
@@ -190,8 +203,11 @@ def pictures_in(folder: Path) -> list[Path]:
     if not folder.is_dir():
         found = "a file" if folder.exists() else "missing"
         raise InputError(f"{folder} is {found}", "a folder of pictures, or 'scenes'", "cutaway judge scenes")
-    endings = set(Image.registered_extensions())
-    files = sorted(f for f in folder.iterdir() if f.is_file() and f.suffix.lower() in endings)
+    endings = {e for e, form in Image.registered_extensions().items() if form in Image.OPEN}
+    try:
+        files = sorted(f for f in folder.iterdir() if f.is_file() and f.suffix.lower() in endings)
+    except OSError as error:
+        raise InputError(f"cannot read {folder}: {error.strerror}", "a folder of pictures") from error
     if not files:
         raise InputError(
             f"no picture in {folder}", "a folder with files Pillow reads: .jpg, .png ...", "another folder"
@@ -223,6 +239,23 @@ def _measures(names: Sequence[str], settings: Sequence[str]) -> tuple[list[Measu
     return [(metric, metric.options(given[metric.name])) for metric in chosen], rest
 
 
+def _measurable(measures: Sequence[Measure], *, truth: bool, twin: bool) -> None:
+    """Raise `UsageError` for a metric asked for by name that would have no value on any picture."""
+    for metric, _ in measures:
+        if "twin" in metric.needs and not twin:
+            raise UsageError(
+                f"{metric.name} without a network that learned permuted labels",
+                "a network of the same architecture",
+                "--random-labels FILE",
+            )
+        if "truth" in metric.needs and not truth:
+            raise UsageError(
+                f"{metric.name} on pictures whose true evidence is not known",
+                "scenes, asked about what is drawn, for metrics of place",
+                "cutaway judge scenes",
+            )
+
+
 def _photograph(file: Path, target: str | None) -> Subject:
     from cutaway.metrics.judging import Subject
 
@@ -232,14 +265,18 @@ def _photograph(file: Path, target: str | None) -> Subject:
 def _scenes(network: VisionModel, count: int, target: str | None, *, bare: bool) -> list[Subject]:
     """The first scenes of the world, each with its true evidence, asked about the class that is drawn."""
     from cutaway.core.image import read
+    from cutaway.core.target import as_target
     from cutaway.data.scenes import Scenes
     from cutaway.metrics.judging import Subject
 
+    asked = None if target is None else as_target(target).resolve(network).class_number
     subjects = []
     for scene in Scenes(count, seed=WORLD):
         name = f"scene {scene.index}, a {scene.name}"
-        goal = target if target is not None else scene.name if scene.name in network.classes else None
-        truth = network.pixels(scene.object_mask.astype("float32")) if goal == scene.name else None
+        drawn = network.classes.index(scene.name) if scene.name in network.classes else None
+        goal = target if target is not None else drawn
+        known = drawn is not None and (target is None or asked == drawn)
+        truth = network.pixels(scene.object_mask.astype("float32")) if known else None
         inside = None if truth is None else (truth[0].mean(0) > 0.5).cpu().numpy()
         absent = read(scene.without_object) if bare else None
         subjects.append(Subject(name, replace(read(scene.image), name=name), goal, inside, absent))
@@ -248,50 +285,31 @@ def _scenes(network: VisionModel, count: int, target: str | None, *, bare: bool)
     return subjects
 
 
-def save_table(table: Table, path: Path, title: str, lead: str) -> None:
-    """Write a table; a page says what it is at its head."""
+def save_table(table: Table, path: Path, title: str, lead: str, *, whole: bool) -> None:
+    """Write a table and say so; a page says what it is at its head, one of unfinished work that it is."""
+    if not whole:
+        table = replace(table, notes=("stopped before the end: only what was finished is here", *table.notes))
     if path.suffix.lower() != ".html":
         table.save(path)
-        return
-    from cutaway.view.report import report
+    else:
+        from cutaway.view.report import report
 
-    with whole_file(path) as temporary:
-        temporary.write_text(report([table], title=title, lead=lead), encoding="utf-8")
-
-
-def _print_json(card: ScoreCard, network: VisionModel, of: str) -> None:
-    from cutaway.metrics import METRICS
-
-    content: dict[str, Any] = {
-        "model": network.name,
-        "data": of,
-        "pictures": card.pictures,
-        "metrics": [METRICS[name].to_dict() for name in card.shown],
-        "scores": card.to_dict(),
-        "verdicts": card.verdicts(),
-        "compared": card.about,
-        "undefined": [
-            {"method": method, "metric": metric, "pictures": len(reasons), "reason": reasons[0]}
-            for (method, metric), reasons in card.undefined.items()
-        ],
-        "refused": [
-            {"method": method, "pictures": len(errors), "reason": str(errors[0])}
-            for method, errors in card.refused.items()
-        ],
-        "unusable": [{"picture": name, "reason": str(error)} for name, error in card.unusable.items()],
-    }
-    print_json("judge", content)
+        with whole_file(path) as temporary:
+            temporary.write_text(report([table], title=title, lead=lead), encoding="utf-8")
+    say(f"wrote {path}")
 
 
-def _end(card: ScoreCard, stopped: bool) -> None:
+def _end(card: ScoreCard, stopped: BaseException | None) -> None:
     """Say on stderr what went wrong and leave with the code for it."""
     for name, error in card.unusable.items():
         show_error(error, name)
     for name, errors in card.refused.items():
         show_error(errors[0], f"{name} on {len(errors)} of {len(card.pictures)} pictures")
-    if stopped:
+    if isinstance(stopped, KeyboardInterrupt):
         say("interrupted; what was finished is kept")
         raise typer.Exit(INTERRUPTED)
+    if stopped is not None:
+        raise stopped
     met = [*card.unusable.values(), *(e for errors in card.refused.values() for e in errors)]
     real = [e.exit_code for e in met if not isinstance(e, MethodRefusedError)]
     if met:

@@ -12,9 +12,9 @@ import typer
 from cutaway.core.errors import UsageError
 from cutaway.core.progress import finish
 
-from .console import INTERRUPTED, bar, console, say, show_error
+from .console import INTERRUPTED, bar, command_line, console, say, show_error
 from .explain import NETWORK, OUTPUT, QUESTION, ClassesOption, DeviceOption, PreprocessOption
-from .judge import SCENES, WORLD, pictures_in, save_table
+from .judge import ENDINGS, SCENES, WORLD, pictures_in, save_table
 from .outputs import check_outputs
 from .summary import print_json
 
@@ -34,6 +34,7 @@ MARK = "✓"
 
 
 def matrix(
+    context: typer.Context,
     data: Annotated[
         str, typer.Argument(metavar="[FOLDER]", help="A folder of pictures, or 'scenes': drawn ones.")
     ] = SCENES,
@@ -102,9 +103,9 @@ def matrix(
     ] = False,
 ) -> None:
     """Try methods on networks: which run, which refuse and why, which answer within tolerance."""
-    if output is not None:
-        check_outputs(output, None, endings=(".html", ".png", ".npz", ".json"))
-    files = [] if data == SCENES else pictures_in(Path(data))[:pictures]
+    files = [] if data == SCENES else pictures_in(Path(data))
+    check_outputs(output, None, files, endings=ENDINGS)
+    files = files[:pictures]
     if weights and len(weights) != len(model):
         raise UsageError(
             f"{len(weights)} --weights for {len(model)} networks",
@@ -129,13 +130,16 @@ def matrix(
         except KeyboardInterrupt:
             stopped = True
     of = f"scenes of world {WORLD}" if data == SCENES else data
-    if as_json:
-        print_json("matrix", {"networks": list(networks), "data": of, **into.to_dict()})
-    else:
-        _print(into, of)
-    if output is not None and (into.trials or into.unusable):
-        save_table(into.table(data=of, seed=seed, seconds=time.perf_counter() - started), output, TITLE, LEAD)
-        say(f"wrote {output}")
+    seconds = time.perf_counter() - started
+    try:  # written first, since a reader of stdout may have seen enough
+        if output is not None and (into.trials or into.unusable):
+            table = into.table(data=of, seed=seed, seconds=seconds, again=command_line(context))
+            save_table(table, output, TITLE, LEAD, whole=not stopped)
+    finally:
+        if as_json:
+            print_json("matrix", {"networks": list(networks), "data": of, **into.to_dict()})
+        else:
+            _print(into, of)
     for name, error in into.unusable.items():
         show_error(error, name)
     if stopped:

@@ -52,7 +52,7 @@ class Outputs:
     """
 
     def __init__(self, output: Path | None, arrays: Path | None, inputs: Sequence[str] = ()) -> None:
-        check_outputs(output, arrays, inputs)
+        check_outputs(output, arrays, inputs, folders=True)
         self.output, self.arrays = output, arrays
         self.folder = output is not None and _is_folder(output)
         self.written: list[Path] = []
@@ -111,6 +111,7 @@ def page(
     truths: Mapping[int, Array] | None = None,
     title: str = TITLE,
     lead: str = "",
+    code: str = "",
 ) -> str:
     """The HTML report of everything that was explained; `truths` holds true evidence by picture number."""
     from cutaway.methods import METHODS
@@ -133,6 +134,7 @@ def page(
         refused=refused,
         title=title,
         lead=lead,
+        code=code,
     )
 
 
@@ -153,15 +155,16 @@ def panels_of(result: Result) -> Mapping[str, Panel]:
 
 
 def check_outputs(
-    output: Path | None, arrays: Path | None, inputs: Sequence[str] = (), *, endings: Sequence[str] = ENDINGS
+    output: Path | None,
+    arrays: Path | None,
+    inputs: Sequence[str | Path] = (),
+    *,
+    endings: Sequence[str] = ENDINGS,
+    folders: bool = False,
 ) -> None:
-    """Raise now, rather than after the work, what `Outputs` would meet in the end."""
-    if (
-        output is not None
-        and output.suffix.lower() not in endings
-        and not (".png" in endings and _is_folder(output))
-    ):
-        folder = ", or a folder" if ".png" in endings else ""
+    """Raise now, rather than after the work, what writing would meet in the end."""
+    if output is not None and output.suffix.lower() not in endings and not (folders and _is_folder(output)):
+        folder = ", or a folder" if folders else ""
         raise UsageError(
             f"cannot write {output.suffix or 'a folder'} ({output})",
             f"an output ending in {' or '.join(endings)}{folder}",
@@ -178,7 +181,7 @@ def check_outputs(
                 raise UsageError(
                     f"{path} is one of the pictures", "another name for the output", "-o report.html"
                 )
-            _check_writable(path, folder=path is output and _is_folder(path))
+            _check_writable(path, folder=folders and path is output and _is_folder(path))
 
 
 def _is_folder(path: Path) -> bool:

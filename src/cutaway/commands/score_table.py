@@ -1,17 +1,19 @@
-"""A score card on a terminal of any width."""
+"""A score card on stdout: on a terminal of any width, or as JSON."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .console import console
+from .summary import print_json
 
 if TYPE_CHECKING:
     from rich.table import Table as Drawn
     from rich.text import Text
 
+    from cutaway.core.model import VisionModel
     from cutaway.metrics.score_card import ScoreCard
 
 
@@ -37,6 +39,31 @@ def print_card(card: ScoreCard, of: str) -> None:
         out.print(Text(line), soft_wrap=True)
     for note in card.notes():
         out.print(Text(note, style="dim"), soft_wrap=True)
+
+
+def print_card_json(card: ScoreCard, network: VisionModel, of: str) -> None:
+    """The card as one JSON object, with every reason."""
+    from cutaway.metrics import METRICS
+
+    content: dict[str, Any] = {
+        "model": network.name,
+        "data": of,
+        "pictures": card.pictures,
+        "metrics": [METRICS[name].to_dict() for name in card.shown],
+        "scores": card.to_dict(),
+        "verdicts": card.verdicts(),
+        "compared": card.about,
+        "undefined": [
+            {"method": method, "metric": metric, "pictures": len(reasons), "reason": reasons[0]}
+            for (method, metric), reasons in card.undefined.items()
+        ],
+        "refused": [
+            {"method": method, "pictures": len(errors), "reason": str(errors[0])}
+            for method, errors in card.refused.items()
+        ],
+        "unusable": [{"picture": name, "reason": str(error)} for name, error in card.unusable.items()],
+    }
+    print_json("judge", content)
 
 
 def _block(

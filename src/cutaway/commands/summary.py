@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +23,10 @@ BAR = 20
 
 def print_json(command: str, content: Mapping[str, Any]) -> None:
     """One JSON object on stdout; numbers JSON cannot hold (NaN, infinity) become null."""
-    from cutaway.core.result import SCHEMA
+    from cutaway.core.result import SCHEMA, finite
 
     whole = {"schema": SCHEMA, "command": command, **content}
-    typer.echo(json.dumps(_plain(whole), indent=1, allow_nan=False))
+    typer.echo(json.dumps(finite(whole), indent=1, allow_nan=False))
 
 
 def to_dict(one: Explained) -> dict[str, Any]:
@@ -140,13 +139,3 @@ def _notes(results: Sequence[Result]) -> dict[str, list[str]]:
         for note in result.notes:
             found.setdefault(note, []).append(result.method)
     return found
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    return value

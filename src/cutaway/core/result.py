@@ -7,6 +7,7 @@ for display; drawing lives in `cutaway.view` and is imported only inside `save` 
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -26,7 +27,10 @@ SCHEMA = "cutaway/1"
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a result came from; enough to make it again."""
+    """Where a result came from; enough to make it again.
+
+    `again` is the command line that does so, empty where that is not known, None for what a method gave.
+    """
 
     model: str
     fingerprint: str
@@ -37,6 +41,7 @@ class Provenance:
     precision: str
     seconds: float
     versions: Mapping[str, str]
+    again: str | None = None
 
 
 @dataclass(frozen=True)
@@ -118,7 +123,7 @@ class Result:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the result; the ending chooses the form: `.npz` and `.json` (raw), `.png`, `.html` (drawn).
 
-        `.png` keeps the provenance in the file's metadata. The file appears whole or not at all.
+        `.png` keeps the provenance in its metadata, `.json` null for NaN. The file appears whole or not at all.
         Raises `UsageError` for another ending and `InputError` when it cannot be written.
         """
         path = Path(path)
@@ -136,7 +141,7 @@ class Result:
                 np.savez_compressed(temporary, **everything)
             elif ending == ".json":
                 both = self.to_dict() | {"arrays": {k: v.tolist() for k, v in self.arrays().items()}}
-                temporary.write_text(json.dumps(both))
+                temporary.write_text(json.dumps(finite(both), allow_nan=False))
             elif ending == ".png":
                 temporary.write_bytes(self.png())
             else:
@@ -293,6 +298,15 @@ def load_result(path: str | os.PathLike[str]) -> Result:
     own["panels"] = {k: Panel.from_dict(p, arrays.pop(f"panel/{k}")) for k, p in panels.items()}
     names = {f.name for f in fields(cls)}
     return cls(**{k: v for k, v in (own | arrays).items() if k in names})
+
+
+def finite(value: Any) -> Any:
+    """Plain JSON values with None for numbers that JSON cannot hold."""
+    if isinstance(value, Mapping):
+        return {str(k): finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _plain(value: Any) -> Any:

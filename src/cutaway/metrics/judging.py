@@ -122,13 +122,14 @@ def case_of(
     Raises what the method raises, and `MethodRefusedError` for one that gives no map of the picture.
     """
 
+    if not issubclass(method.gives, Attribution):
+        raise MethodRefusedError(
+            f"{method.name} gives a {method.gives.kind}, no map that could be judged",
+            "methods that give an attribution",
+        )
+
     def ask(model: VisionModel, x: Tensor, number: int) -> Attribution:
-        found = finish(explain(model, method, x, target, options, seed=number))[0]
-        if not isinstance(found, Attribution):
-            raise MethodRefusedError(
-                f"{method.name} gives a {found.kind}, no map that could be judged",
-                "methods that give an attribution",
-            )
+        found: Attribution = finish(explain(model, method, x, target, options, seed=number))[0]  # type: ignore[assignment]
         return found
 
     own = seed

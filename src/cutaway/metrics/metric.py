@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import math
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -94,7 +95,10 @@ class Metric:
     def __call__(self, case: Case, options: Mapping[str, Any] | None = None, *, seed: int = 0) -> float:
         """The value for one case. Raises `UndefinedError` where it has none."""
         chosen = self.options(options or {}) | ({"seed": seed} if self.random else {})
-        return float(self.function(*(getattr(case, name) for name in self.needs), **chosen))
+        value = float(self.function(*(getattr(case, name) for name in self.needs), **chosen))
+        if not math.isfinite(value):
+            raise UndefinedError(f"it comes out as {value}")
+        return value
 
     def holds(self, value: float) -> bool:
         """Whether a value reaches `passes`."""

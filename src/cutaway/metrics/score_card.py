@@ -82,7 +82,8 @@ class ScoreCard:
 
     def notes(self) -> list[str]:
         """Why a row or a cell has fewer pictures than there are: each reason once, with the methods it holds for."""
-        said = [
+        said = [f"{name} could not be used: {error}" for name, error in self.unusable.items()]
+        said += [
             f"{method} refused on {len(errors)} of {len(self.pictures)} pictures: {errors[0]}"
             for method, errors in self.refused.items()
         ]
@@ -109,8 +110,13 @@ class ScoreCard:
             for method in self.methods
         }
 
-    def table(self, model: VisionModel, *, data: str, seed: int = 0, seconds: float = 0.0) -> Table:
-        """The score card as a result: a row per method, a column per metric, undefined cells NaN."""
+    def table(
+        self, model: VisionModel, *, data: str, seed: int = 0, seconds: float = 0.0, again: str = ""
+    ) -> Table:
+        """The score card as a result: a row per method, a column per metric, undefined cells NaN.
+
+        `again` is the command line that makes it again, when one was run.
+        """
         shown = self.shown
         values = np.array([[self.mean(m, name) for name in shown] for m in self.methods])
         errors = np.array([[self.error(m, name) for name in shown] for m in self.methods])
@@ -133,6 +139,7 @@ class ScoreCard:
                 precision=str(model.dtype).removeprefix("torch."),
                 seconds=seconds,
                 versions=versions(),
+                again=again,
             ),
         )
 

@@ -115,8 +115,11 @@ class Universality:
             "unusable": [{"name": name, "reason": str(error)} for name, error in self.unusable.items()],
         }
 
-    def table(self, *, data: str, seed: int = 0, seconds: float = 0.0) -> Table:
-        """The matrix as a result: a row per method and one for all, a column per network and one for all."""
+    def table(self, *, data: str, seed: int = 0, seconds: float = 0.0, again: str = "") -> Table:
+        """The matrix as a result: a row per method and one for all, a column per network and one for all.
+
+        `again` is the command line that makes it again, when one was run.
+        """
         columns: list[dict[str, str]] = [*({"network": n} for n in self.networks), {}]
         rows: list[dict[str, str]] = [*({"method": m} for m in self.methods), {}]
         return Table(
@@ -139,6 +142,7 @@ class Universality:
                 precision="",
                 seconds=seconds,
                 versions=versions(),
+                again=again,
             ),
         )
 
@@ -267,7 +271,8 @@ def _targets(model: VisionModel, subject: Subject, classes: int) -> dict[str, Ta
         given = as_target(subject.target).resolve(model)
         return {given.label(): given}
     found = model.predict(subject.picture, classes)
-    return {p.name: logit(p.index) for p in found}
+    names = [p.name for p in found]  # some classes share a name: ImageNet has two cranes
+    return {p.name if names.count(p.name) == 1 else f"{p.name} ({p.index})": logit(p.index) for p in found}
 
 
 def _spread(names: Sequence[str], count: int) -> list[str]:

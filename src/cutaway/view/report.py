@@ -58,7 +58,7 @@ def report(
     truths : by picture, the true evidence as a boolean (H, W) in the frame the network saw.
     catalogue : by method name, its title, caveat and paper; `cutaway.methods.METHODS` fits.
     refused : methods that refused, with their reason.
-    code : Python that makes the results again; written from the results when not given.
+    code : what makes the results again; written from the results when not given.
     theme : "default", "colour-blind" or "paper" (jet).
 
     The page holds no script, loads nothing, follows the reader's light or dark setting and prints without cutting
@@ -72,6 +72,8 @@ def report(
     general = [r for r in refused if not r.image]
     missing = f"<section>{refused_list(general, subjects[0])}</section>" if general else ""
     reading = "".join(f"<li>{esc(line)}</li>" for line in _READING)
+    code = code or reproduce(results)
+    again = f'<section id="again"><h2>Make it again</h2><pre>{esc(code)}</pre></section>' if code else ""
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{CSP}">'
@@ -81,14 +83,16 @@ def report(
         f"{sections}{missing}"
         f'<section id="reading"><h2>How to read this</h2><ul class="plain">{reading}</ul></section>'
         f'<section id="provenance"><h2>Where it comes from</h2>{_provenance(results, subjects)}</section>'
-        f'<section id="again"><h2>Make it again</h2><pre>{esc(code or reproduce(results))}</pre></section>'
+        f"{again}"
         "</main></body></html>\n"
     )
 
 
 def reproduce(results: Sequence[Result]) -> str:
-    """Python that makes the results again, as far as their provenance tells."""
-    lines = ["import cutaway", ""]
+    """The command lines and the Python that make the results again, as far as their provenance tells."""
+    commands = dict.fromkeys(r.provenance.again for r in results if r.provenance.again)
+    results = [r for r in results if r.provenance.again is None]
+    lines = ["import cutaway", ""] if results else []
     models: dict[str, str] = {}
     for r in results:
         made = r.provenance
@@ -97,7 +101,7 @@ def reproduce(results: Sequence[Result]) -> str:
             lines.append(f"{models[made.model]} = cutaway.load({made.model!r})")
     for r in results:
         made = r.provenance
-        parts = [repr(made.image), repr(r.method)]
+        parts = [repr(made.image), repr(r.method)] if made.image else [repr(r.method)]
         found = re.match(r"(logit|probability) (\d+)( '|$| \")", r.target)
         plain = found is not None and " - " not in r.target and " + " not in r.target
         if found is not None and plain:
@@ -105,8 +109,9 @@ def reproduce(results: Sequence[Result]) -> str:
         parts += [f"{k}={v!r}" for k, v in r.options.items() if v is not None]
         parts += [f"seed={made.seed}"] if made.seed else []
         said = "" if plain or not r.target else f"  # target: {' '.join(r.target.split())}"
-        lines.append(f"{models[made.model]}.explain({', '.join(parts)}){said}")
-    return "\n".join(lines)
+        call = "explain" if made.image else "inspect"
+        lines.append(f"{models[made.model]}.{call}({', '.join(parts)}){said}")
+    return "\n".join([*(c for c in commands if c), *lines])
 
 
 def _subjects(

@@ -146,6 +146,11 @@ def main() -> None:
         score = accuracy(stored, test, test_labels, batch=50)
         log.info("epoch %d loss %.3f train %.3f (%.0f s)", *vars(epoch).values())
         log.info("test %.4f", score)
+    first = slice(TESTED)
+    learned = accuracy(stored, normalise(batches.pictures[first]), batches.labels[first], batch=50)
+    log.info(
+        "train %.4f of the weights as stored, on the first %d scenes", learned, len(batches.labels[first])
+    )
     minutes = (time.monotonic() - begin) / 60
     card = card_of(stored, score, minutes=minutes, arguments=arguments, count=options.scenes)
     store(weights, card, options.output)
