@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from .asked import Ask
 
-WORLD, SCENES, SHOWN = 2026, 24, 4
+WORLD, SCENES, SHOWN = 7071, 24, 4
 """A world that neither network was trained or tested on, how many of its fish are explained, how many are shown."""
 
 BIASED, TWIN = "cutaway:fish_in_snow", "cutaway:fish_anywhere"
@@ -35,18 +35,15 @@ SETTINGS = (
     "lime.players=slic",
     "lime.superpixels=40",
     "lime.samples=200",
-    "lime.fill=grey",
     "shapley.players=slic",
     "shapley.superpixels=40",
     "shapley.estimator=leverage",
     "shapley.budget=200",
-    "shapley.fill=grey",
     "occlusion.window=40",
     "occlusion.stride=8",
-    "occlusion.fill=grey",
     "occlusion.panels=false",
 )
-"""Whatever is hidden becomes grey: a blur or a mean colour would put snow in the place of snow.
+"""Whatever is hidden becomes the same place without the animal, in another season: neither fish nor snow is left there.
 The window of occlusion is about as large as an animal: of one covered in part, the rest still answers."""
 
 TITLE = "Husky and wolf, as bird and fish: does the snow decide?"
@@ -140,6 +137,7 @@ def demonstrate(
     from cutaway.data.scenes_shortcut import KINDS, animal
     from cutaway.metrics import UndefinedError
     from cutaway.metrics.background import background_share
+    from cutaway.metrics.judging import Subject
 
     (first, biased), (second, twin) = networks.items()
     goal = logit(KINDS[1]) - logit(KINDS[0])
@@ -147,11 +145,13 @@ def demonstrate(
     scenes = [animal(2 * k + 1, seed=WORLD, placing="matched") for k in range(count)]
     out.area = float(np.mean([1 - scene.object_mask.mean() for scene in scenes]))
     for number, scene in enumerate(scenes):
+        elsewhere = read(animal(2 * number + 1, seed=WORLD, placing="swapped").without_object)
         maps: tuple[list[Attribution], list[Attribution]] = ([], [])
         for side, model in enumerate((biased, twin)):
             for ask in asked:
                 yield Progress(number, count, note=f"{ask.method.title}, fish {number + 1}")
-                (result,) = finish(explain(model, ask.method, read(scene.image), goal, ask.options))
+                options = Subject("", scene.image, absent=elsewhere).options(ask.method, ask.options)
+                (result,) = finish(explain(model, ask.method, read(scene.image), goal, options))
                 assert isinstance(result, Attribution)
                 maps[side].append(result)
                 try:
@@ -262,6 +262,8 @@ def _drawn(shown: Demonstration, networks: Mapping[str, VisionModel]) -> str:
         f"Everything here was measured on scenes of world {WORLD}, on which neither network was trained or tested.",
         "Trained by: " + networks[first].card["training"]["recipe"].replace("FOLDER", "."),
         f"The question is the same for both networks: the score of fish minus that of bird. Options: {settings}.",
+        "Whatever a method hides shows the same place in another season without the animal, so neither fish nor snow is "
+        "left in it: grey would say nothing of what the snow is worth, a blur of snow is snow.",
         "Opposite results means that the means lie on either side of one half, each by two standard errors. The verdict "
         "needs that of every method, and the flipped answers; without the twin a high share would prove nothing, for a "
         "map that is strewn evenly or always the same has one too.",
