@@ -137,7 +137,8 @@ def _computed(scan: Scan, precision: Precision) -> tuple[str, ...]:
         return (f"{text} {report.deviation:.1%} of the largest number",)
     if report.engine == "incremental" and report.limit:
         return (f"only what each window changes was computed: {report.limit:.2g} times fewer multiply-adds",)
-    return (f"whole pictures were computed: {report.why}",) if report.why else ()
+    some = "for some windows " if "+" in report.engine else ""
+    return (f"{some}whole pictures were computed: {report.why}",) if report.why else ()
 
 
 def _watch(model: VisionModel, layer: str | None, activity: Activity) -> tuple[Watch, tuple[str, ...]]:
