@@ -152,7 +152,7 @@ def test_judge_takes_the_weights_of_the_twin(run: Run, place: Path) -> None:  # 
     for bad, code, why in (
         ("nets.py:linear", 2, "has the weights of nets.py:linear itself"),
         ("cutaway:scenes", 2, "is no twin of nets.py:linear"),
-        ("nowhere.safetensors", 4, "nowhere.safetensors"),
+        ("nowhere.safetensors", 3, "cannot read nowhere.safetensors"),
         (str(place / "photos" / "a.png"), 3, "a.png"),
     ):
         done = run(*asked, "--random-labels", bad)

@@ -276,7 +276,10 @@ def test_the_code_calls_only_what_exists() -> None:
     assert reproduce([alone]).splitlines()[-1] == "model.inspect('filters', seed=7)"
     assert reproduce([card, card]) == "cutaway judge photos"
     assert reproduce([card, alone]).startswith("cutaway judge photos\nimport cutaway\n")
-    assert "Make it again" in report([card])
+    page = report([card])
+    assert "Make it again" in page
+    assert "1 method" not in page  # it is a table of many
+    assert "Red is evidence" not in page
     unknown = replace(card, provenance=replace(card.provenance, again=""))
     assert reproduce([unknown]) == ""
     assert "Make it again" not in report([unknown])

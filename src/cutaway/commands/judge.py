@@ -157,7 +157,8 @@ def judge(
         say(f"{network.name}: {note}")
     twin = None
     if random_labels is not None:
-        file = Path(random_labels).is_file() and not random_labels.endswith(".py")
+        named = ":" not in random_labels and Path(random_labels).suffix not in ("", ".py")
+        file = named or (Path(random_labels).is_file() and not random_labels.endswith(".py"))
         spec, state = (model, random_labels) if file else (random_labels, None)
         twin = load(spec, weights=state, classes=classes, preprocess=preprocess, device=device)
         check_twin(network, twin)

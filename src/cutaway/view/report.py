@@ -71,7 +71,8 @@ def report(
     sections = "".join(picture_section(s, f"picture-{i}") for i, s in enumerate(subjects, 1))
     general = [r for r in refused if not r.image]
     missing = f"<section>{refused_list(general, subjects[0])}</section>" if general else ""
-    reading = "".join(f"<li>{esc(line)}</li>" for line in _READING)
+    lines = "".join(f"<li>{esc(line)}</li>" for line in _READING)
+    reading = f'<section id="reading"><h2>How to read this</h2><ul class="plain">{lines}</ul></section>'
     code = code or reproduce(results)
     again = f'<section id="again"><h2>Make it again</h2><pre>{esc(code)}</pre></section>' if code else ""
     return (
@@ -81,7 +82,7 @@ def report(
         f"<title>{esc(title)}</title><style>{CSS}</style></head><body>"
         f'<header class="top"><h1>{esc(title)}</h1>{_opening(results, subjects, lead)}</header><main>'
         f"{sections}{missing}"
-        f'<section id="reading"><h2>How to read this</h2><ul class="plain">{reading}</ul></section>'
+        f"{reading if _methods(results) else ''}"
         f'<section id="provenance"><h2>Where it comes from</h2>{_provenance(results, subjects)}</section>'
         f"{again}"
         "</main></body></html>\n"
@@ -91,7 +92,7 @@ def report(
 def reproduce(results: Sequence[Result]) -> str:
     """The command lines and the Python that make the results again, as far as their provenance tells."""
     commands = dict.fromkeys(r.provenance.again for r in results if r.provenance.again)
-    results = [r for r in results if r.provenance.again is None]
+    results = _methods(results)
     lines = ["import cutaway", ""] if results else []
     models: dict[str, str] = {}
     for r in results:
@@ -145,17 +146,24 @@ def _subjects(
 
 def _opening(results: Sequence[Result], subjects: Sequence[Subject], lead: str) -> str:
     models = ", ".join(dict.fromkeys(r.provenance.model for r in results))
+    own = _methods(results)
     methods = len({r.method for r in results})
     seconds = duration(sum(r.provenance.seconds for r in results))
     pictures = sum(bool(s.name) for s in subjects)
     counts = f"{_count(pictures, 'picture')}, {_count(methods, 'method')}, {_count(len(results), 'result')}"
-    text = f"{models} · {counts} · {seconds} of computing"
+    text = f"{models} · {f'{counts} · ' if own else ''}{seconds} of computing"
     links = "".join(
         f'<li><a href="#picture-{i}">{esc(s.name)}</a></li>' for i, s in enumerate(subjects, 1) if s.name
     )
-    links += '<li><a href="#reading">How to read this</a></li><li><a href="#provenance">Where it comes from</a></li>'
+    links += '<li><a href="#reading">How to read this</a></li>' if own else ""
+    links += '<li><a href="#provenance">Where it comes from</a></li>'
     said = f'<p class="lead">{esc(lead)}</p>' if lead else ""
     return f'<p class="muted">{esc(text)}</p>{said}<nav aria-label="contents"><ul>{links}</ul></nav>'
+
+
+def _methods(results: Sequence[Result]) -> list[Result]:
+    """What methods gave, without the tables that a command made of many results."""
+    return [r for r in results if r.provenance.again is None]
 
 
 def _count(n: int, noun: str) -> str:

@@ -143,9 +143,11 @@ def main() -> None:
     for epoch, average in train(network, batches, epochs=options.epochs, steps=batches.steps, peak=0.1):
         weights = half_weights(average)
         stored.load_state_dict(weights, strict=False)
-        score = accuracy(stored, test, test_labels, batch=50)
+        glance = accuracy(stored, test[:_CHUNK], test_labels[:_CHUNK], batch=50)
         log.info("epoch %d loss %.3f train %.3f (%.0f s)", *vars(epoch).values())
-        log.info("test %.4f", score)
+        log.info("test %.4f on the first %d", glance, _CHUNK)
+    score = accuracy(stored, test, test_labels, batch=50)
+    log.info("test %.4f", score)
     first = slice(TESTED)
     learned = accuracy(stored, normalise(batches.pictures[first]), batches.labels[first], batch=50)
     log.info(
