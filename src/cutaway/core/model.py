@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from threading import RLock
 from typing import Any
 
 import torch
@@ -16,6 +17,9 @@ from .image import Photo, read
 from .layers import LayerTable
 from .preprocess import Preprocess, SamePadding
 from .result import Result
+
+_ONE_AT_A_TIME = RLock()
+"""Flags, hooks and torch's random numbers are the whole process's, whichever thread sets them."""
 
 
 @dataclass(frozen=True)
@@ -151,22 +155,23 @@ class VisionModel:
 
     @contextmanager
     def guard(self) -> Iterator[None]:
-        """Evaluation mode and frozen parameters, all put back on every way out."""
-        modules = list(self.network.modules())
-        training = [m for m in modules if m.training]
-        # a plain walk: `parameters()` builds a name for each, which costs as much as a small layer
-        frozen = [p for m in modules for p in m._parameters.values() if p is not None and p.requires_grad]
-        try:
-            if training:
-                self.network.eval()
-            for p in frozen:
-                p.requires_grad_(False)
-            yield
-        finally:
-            for module in training:
-                module.training = True
-            for p in frozen:
-                p.requires_grad_(True)
+        """Evaluation mode and frozen parameters, all put back on every way out; one thread at a time."""
+        with _ONE_AT_A_TIME:
+            modules = list(self.network.modules())
+            training = [m for m in modules if m.training]
+            # a plain walk: `parameters()` builds a name for each, which costs as much as a small layer
+            frozen = [p for m in modules for p in m._parameters.values() if p is not None and p.requires_grad]
+            try:
+                if training:
+                    self.network.eval()
+                for p in frozen:
+                    p.requires_grad_(False)
+                yield
+            finally:
+                for module in training:
+                    module.training = True
+                for p in frozen:
+                    p.requires_grad_(True)
 
     @property
     def fingerprint(self) -> str:

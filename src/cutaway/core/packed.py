@@ -67,17 +67,18 @@ class Packed(TorchFunctionMode):
             if value.ndim == 4:
                 copy = copy.contiguous(memory_format=torch.channels_last)
             self._kept[value] = (value._version, value.data_ptr()), copy
-            self._blocks[copy] = []
+            self._blocks[copy] = {}
         return copy
 
     def blocks(self, weight: Tensor, x: Tensor, *options: Any) -> Tensor | None:
         """One of our copies as oneDNN wants it; None for other tensors, and without oneDNN."""
-        known: list[Tensor | None] | None = self._blocks.get(weight)
+        known: dict[int, Tensor | None] | None = self._blocks.get(weight)
         if known is None:
             return None
-        if not known:
-            known.append(_blocked(weight, x, *options))
-        return known[0]
+        groups: int = options[-1]  # tied weights may be cut into groups differently
+        if groups not in known:
+            known[groups] = _blocked(weight, x, *options)
+        return known[groups]
 
 
 SMALL = 4096

@@ -15,7 +15,7 @@ from .tap import Tap
 from .window_cost import Cost, counted
 from .window_order import Scouts
 from .window_spans import within
-from .window_tensor import Changed, Clean, dense
+from .window_tensor import Changed, Clean, dense, unwritten
 
 if TYPE_CHECKING:
     from .model import VisionModel
@@ -65,7 +65,7 @@ class Asked:
     def run(self, pictures: Tensor, *, packed: bool = True, cost: Cost | None = None) -> Values:
         """What is asked about the pictures; `packed` lays activations and weights out with channels last."""
         layout, count = self.packed if packed else nullcontext(), counted(cost) if cost else nullcontext()
-        with torch.no_grad(), layout, count:
+        with torch.no_grad(), unwritten(), layout, count:
             values: Values = {}
             if not self.layers:
                 values[None] = self.model(pictures)

@@ -102,7 +102,8 @@ class _Counter(TorchFunctionMode):
         return out
 
     def _count(self, call: Call, out: Tensor) -> None:
-        cost, numbers = self._cost, out.shape.numel() / out.shape[0]
+        # one number alone belongs to no picture; a batch may be empty
+        cost, numbers = self._cost, out.shape.numel() / max(1, out.shape[0]) if out.ndim else 0.0
         multiplied = numbers * _each(call)
         whole = multiplied + ELEMENT * numbers
         if not isinstance(out, Changed) or out.whole or out.down.scouts is None or out.across.scouts is None:

@@ -28,7 +28,7 @@ from .window_places import (
 )
 from .window_shapes import padded, resized, shaped, sliced
 from .window_sliding import average, convolution, max_pool, reduce
-from .window_tensor import Changed, dense
+from .window_tensor import Changed, WritesIntoWindow, dense, given_dense
 
 Handler = Callable[[Call], Any]
 
@@ -62,6 +62,8 @@ def apply(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
             return func(*args, **kwargs)
         if getattr(func, "__name__", "").startswith("new_"):
             return func(args[0].clean.value, *args[1:], **kwargs)
+        if kwargs.get("out") is not None:
+            raise WritesIntoWindow("out")
         target = args[0] if args else kwargs.get("input")
         args, kwargs = _unwrapped(args), _unwrapped(kwargs)
         call = read(func, args, kwargs)
@@ -104,11 +106,7 @@ def _given_dense(func: Any, args: Any, kwargs: Any) -> Any:
     )
     if writes and args and isinstance(args[0], Changed):
         raise WritesIntoWindow(name)
-    return (convolved if func is torch.conv2d else func)(*dense(args), **dense(kwargs))
-
-
-class WritesIntoWindow(Exception):  # noqa: N818 - no error: the plain way is taken instead
-    """An operator without a handler writes in place; its input is no dense tensor that could be written to."""
+    return given_dense(convolved if func is torch.conv2d else func, args, kwargs)
 
 
 def _unwrapped(value: Any) -> Any:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -30,7 +32,7 @@ class Clean:
         self._size = value.shape[rows], value.shape[cols]
         self._padded: dict[tuple[Padding, float], tuple[Tensor, int]] = {}
         self._sums: Tensor | None = None
-        self._made: dict[tuple[object, ...], list[tuple[Sequence[Tensor], Any]]] = {}
+        self._made: dict[tuple[object, ...], list[tuple[Sequence[tuple[Tensor, int]], Any]]] = {}
 
     @property
     def size(self) -> tuple[int, int]:
@@ -41,14 +43,17 @@ class Clean:
         """What an operator with these arguments makes of it; made when first asked for.
 
         Tensors among the arguments count as the same when they are the same or hold the same numbers: a network
-        may compute its weights anew in each pass.
+        may compute its weights anew in each pass, or write others into them.
         """
         known = self._made.setdefault(key, [])
         for others, value in known:
-            if len(others) == len(tensors) and all(_same(a, b) for a, b in zip(others, tensors, strict=True)):
+            if len(others) == len(tensors) and all(
+                written(a) == version and _same(a, b) for (a, version), b in zip(others, tensors, strict=True)
+            ):
                 return value
+        versions = tuple((t, written(t)) for t in tensors)
         value = make()
-        known.append((tuple(tensors), value))
+        known.append((versions, value))
         del known[:-RECENT]  # what a network makes anew in each pass must not pile up
         return value
 
@@ -72,6 +77,11 @@ class Clean:
             table = places.view(-1, columns, places.shape[1]).double().cumsum(0).cumsum(1)
             self._sums = F.pad(table, (0, 0, 1, 0, 1, 0))
         return self._sums
+
+
+def written(x: Tensor) -> int:
+    """How often it or a view of it was written to."""
+    return 0 if x.is_inference() else int(x._version)
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
@@ -148,8 +158,13 @@ class Changed(Tensor):
             torch.ops.aten.alias.default,
         ):
             x = args[0]
-            return Changed(x.clean, x.window, x.down, x.across)
-        return func(*dense(args), **dense(kwargs))
+            made = Changed(x.clean, x.window, x.down, x.across)
+            x.shared = made.shared = x.shared or func is not torch.ops.aten.clone.default
+            return made
+        out = func(*dense(args), **dense(kwargs))
+        if func.is_view:  # views made here do not tell when they are written to
+            raise WritesIntoWindow(str(func))
+        return out
 
 
 def dense(value: Any) -> Any:
@@ -161,6 +176,44 @@ def dense(value: Any) -> Any:
     if isinstance(value, (list, tuple)) and not isinstance(value, torch.Size):
         return type(value)(dense(v) for v in value)
     return value
+
+
+_LENT: ContextVar[list[tuple[Tensor, int]] | None] = ContextVar("lent", default=None)
+
+
+class WritesIntoWindow(Exception):  # noqa: N818 - no error: the plain way is taken instead
+    """An operator without a handler writes in place; its input is no dense tensor that could be written to."""
+
+
+@contextmanager
+def unwritten() -> Iterator[None]:
+    """Raise `WritesIntoWindow` where the block writes into a view of a `Changed`, which does not change with it."""
+    lent: list[tuple[Tensor, int]] = []
+    token = _LENT.set(lent)
+    try:
+        yield
+    finally:
+        _LENT.reset(token)
+    if any(written(x) != version for x, version in lent):
+        raise WritesIntoWindow("a view is written to")
+
+
+def given_dense(func: Any, args: Any, kwargs: Any) -> Any:
+    """What an operator makes of dense tensors; views of them are watched."""
+    parts, named = dense(args), dense(kwargs)
+    out = func(*parts, **named)
+    memory = {
+        o.untyped_storage().data_ptr()
+        for o in (out if isinstance(out, (list, tuple)) else (out,))
+        if isinstance(o, Tensor) and not isinstance(o, Changed) and o.numel()
+    }
+    for x, full in zip((*args, *kwargs.values()), (*parts, *named.values()), strict=True):
+        if isinstance(x, Changed) and full.untyped_storage().data_ptr() in memory:
+            x.shared = True
+            lent = _LENT.get()
+            if lent is not None:
+                lent.append((full, written(full)))
+    return out
 
 
 def filled(x: Changed) -> Tensor:

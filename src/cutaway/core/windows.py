@@ -15,15 +15,14 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
-from .errors import CutawayError, InputError, MethodRefusedError, UsageError
+from .errors import InputError, MethodRefusedError, UsageError
 from .packed import Packed
 from .window_asked import Asked, Values
 from .window_asked import replaced as replaced
 from .window_cost import Cost, dispatch
-from .window_operators import WritesIntoWindow
 from .window_order import Batch, Scouts, bounds, even
 from .window_order import suggested_batch as suggested_batch
-from .window_tensor import Clean
+from .window_tensor import Clean, WritesIntoWindow
 
 if TYPE_CHECKING:
     from .model import VisionModel
@@ -91,6 +90,8 @@ def evaluate(
     """
     masks = None
     if boxes.dtype == torch.bool:
+        if boxes.shape[1:] != x.shape[-2:]:
+            raise UsageError(f"masks of shape {tuple(boxes.shape)}", f"(n, H, W) of {tuple(x.shape[-2:])}")
         masks, boxes = boxes, bounds(boxes)
     _check(x, boxes, fill, layers, output, batch)
     packed = memory.packed if memory is not None else Packed(_TYPES[precision])
@@ -139,9 +140,6 @@ class Memory:
         return self._clean
 
 
-_FAULTS = (WritesIntoWindow, CutawayError, RuntimeError, TypeError, ValueError, IndexError)
-
-
 def _changing(
     ask: Asked, batch: int | None, told: Report, clean: Clean
 ) -> Generator[tuple[Tensor, Values], None, Tensor]:
@@ -163,21 +161,25 @@ def _changing(
             _compare(ask, first, alone, told)
     except MethodRefusedError:
         raise
-    except _FAULTS as error:
+    except Exception as error:
         told.why = _fault(error)
         return everything
     todo, left = _divided(ask, scouts, cost, batch, told)
     while todo:
         part = todo.pop(0)
         try:
-            values = ask.run(ask.windows(clean, part.filled))
+            place, numbers = (part.numbers == first).nonzero(), part.filled
+            if (
+                len(place) and batch != 1 and part.size < 3
+            ):  # two again would hide what depends on their number
+                numbers = torch.cat([numbers, numbers[-1:].expand(3 - part.size)])
+            values = ask.run(ask.windows(clean, numbers))
             values = {key: value[: len(part.numbers)] for key, value in values.items()}
-            place = (part.numbers == first).nonzero()
-            if len(place) and part.size > 1:
-                _independent(alone, {key: value[int(place[0]) :] for key, value in values.items()})
+            if len(place) and len(numbers) > 1:
+                _independent(ask, alone, {key: value[int(place[0]) :] for key, value in values.items()})
         except MethodRefusedError:
             raise
-        except _FAULTS as error:
+        except Exception as error:
             told.why = told.why or _fault(error)
             left += [part, *todo]
             break
@@ -219,13 +221,23 @@ def _fault(error: Exception) -> str:
 
 def _compare(ask: Asked, numbers: Tensor, values: Values, told: Report) -> None:
     """Whole pictures for a few of the boxes, and the plain way for all where the numbers differ."""
-    worst = 0.0
-    for key, value in ask.run(ask.pictures(numbers), packed=False).items():
-        scale = float(value.abs().max().clamp(min=1e-12))
-        worst = max(worst, float((values[key][: len(numbers)] - value).abs().max()) / scale)
-    told.deviation = worst
-    if ask.packed.dtype is None and not worst < 1e4 * torch.finfo(ask.x.dtype).eps:
+    worst = told.deviation = _apart(values, ask.run(ask.pictures(numbers), packed=False))
+    if ask.packed.dtype is None and not worst < _rounding(ask):
         raise WritesIntoWindow(f"they differ from whole pictures by {worst:.1e}")
+
+
+def _apart(values: Values, known: Values) -> float:
+    """The largest difference of the first answers to known ones, as a share of the largest number there."""
+    shares = [0.0]
+    for key, value in known.items():
+        off = (values[key][: len(value)] - value).abs().max()
+        shares.append(float(off / value.abs().max().clamp(min=1e-12)))
+    return max(shares, key=lambda share: math.inf if math.isnan(share) else share)
+
+
+def _rounding(ask: Asked) -> float:
+    """How far rounding may set two ways to one answer apart."""
+    return 1e4 * torch.finfo(ask.x.dtype).eps
 
 
 def _plain(ask: Asked, left: Tensor, size: int, told: Report) -> Iterator[tuple[Tensor, Values]]:
@@ -247,23 +259,26 @@ def _plain(ask: Asked, left: Tensor, size: int, told: Report) -> Iterator[tuple[
         if first and told.deviation is None and ask.packed.dtype is not None:
             _compare(ask, numbers[:1], values, told)
         if first and len(numbers) > 1:
-            _independent(ask.run(pictures[:1], packed=packed), values)
+            exact = ask.packed.dtype is None
+            alone = ask.run(pictures[:1], packed=not exact)
+            if exact and packed and not _apart(values, alone) < _rounding(ask):
+                packed = False  # what writes into views may write into copies with channels last
+                values = ask.run(pictures, packed=False)
+            _independent(ask, alone, values)
         first = False
         yield numbers, values
         del pictures, values  # gone before the next batch is made
 
 
-def _independent(alone: Values, together: Values) -> None:
+def _independent(ask: Asked, alone: Values, together: Values) -> None:
     """Refuse a network whose answer for one picture depends on the others of its batch."""
-    for key, value in alone.items():
-        other = together[key][:1]
-        scale = float(value.abs().max().clamp(min=1e-12))
-        if float((value - other).abs().max()) > 1e-2 * scale:
-            raise MethodRefusedError(
-                "the network's answer for a picture depends on the other pictures of the batch",
-                "networks that treat each picture of a batch alone",
-                "batch norm with running statistics (track_running_stats=True), layer or group norm",
-            )
+    most = 1e-2 if ask.packed.dtype is not None else min(1e-2, _rounding(ask))
+    if _apart(together, {key: value[:1] for key, value in alone.items()}) > most:
+        raise MethodRefusedError(
+            "the network's answer for a picture depends on the other pictures of the batch",
+            "networks that treat each picture of a batch alone",
+            "batch norm with running statistics (track_running_stats=True), layer or group norm",
+        )
 
 
 def _check(
