@@ -361,7 +361,27 @@ def test_a_memory_answers_one_window_at_a_time_and_notices_another_picture_or_we
         net.stem.weight.mul_(2)
     torch.testing.assert_close(ask(picture().flip(2), memory), ask(picture().flip(2), None), rtol=0, atol=0)
     handle.remove()
-    assert len(passes) == 6
+    assert len(passes) == 11  # a picture's first window goes twice beside itself, then alone
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_rows_last_are_asked_for_by_view_and_windows_go_on(late: bool) -> None:
+    class Tutorial(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(4, 6, 5 if late else 1, stride=4), nn.LazyLinear(75)
+
+        def forward(self, h: Tensor) -> Tensor:
+            h = self.conv(h).relu()
+            if late:
+                h = h - h.mean((1, 2, 3), keepdim=True)  # everything changes: whole maps from here
+            return self.fc(h.view(h.size(0), -1)).view(-1, 3, 5, 5)
+
+    net = Net(Tutorial())
+    got, report = answers(net)
+    assert report.engine == "incremental"
+    assert ("sub" in report.dense) == late
+    torch.testing.assert_close(got, whole(net), rtol=1e-12, atol=1e-12)
 
 
 def test_fast_is_near_says_how_near_and_leaves_the_network_alone() -> None:

@@ -174,3 +174,21 @@ def test_weights_laid_out_once_follow_a_change_of_the_weights() -> None:
             made = conv(x)
         want = F.conv2d(x, conv.weight, conv.bias, padding=1)
         torch.testing.assert_close(made, want.detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_one_window_alone_is_followed_only_where_that_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    ask = asked(Branches())
+    answers = {}
+    for dispatch, engine in ((1e12, "plain"), (0.0, "incremental")):
+        monkeypatch.setitem(window_cost._DISPATCH, "cpu", dispatch)
+        memory = windows.Memory()
+        for box in (BOXES[5:6], BOXES[30:31]):
+            report = windows.Report()
+            with ask.model.guard():
+                ((_, values),) = windows.evaluate(
+                    ask.model, ask.x, box, ask.fill, memory=memory, report=report
+                )
+            assert report.engine == engine
+            answers[engine, int(box[0, 0])] = values[None]
+    for top in {int(box) for box in BOXES[[5, 30], 0]}:
+        torch.testing.assert_close(answers["plain", top], answers["incremental", top], rtol=1e-12, atol=1e-12)

@@ -53,6 +53,8 @@ class Packed(TorchFunctionMode):
             args = (x, *(self._of(v) for v in rest))
             if func is torch.conv2d and type(x) is Tensor:
                 return convolved(*args, **kwargs)
+        if func is torch.Tensor.view:
+            return viewed(*args, **kwargs)
         return func(*args, **kwargs)
 
     def _of(self, value: Any) -> Any:
@@ -79,6 +81,14 @@ class Packed(TorchFunctionMode):
         if groups not in known:
             known[groups] = _blocked(weight, x, *options)
         return known[groups]
+
+
+def viewed(x: Tensor, *shape: Any, **named: Any) -> Tensor:
+    """`view`, of a copy where channels last keep it from being one: networks are written for rows last."""
+    try:
+        return x.view(*shape, **named)
+    except RuntimeError:
+        return x.contiguous().view(*shape, **named)
 
 
 SMALL = 4096

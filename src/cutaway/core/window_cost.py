@@ -129,9 +129,12 @@ def _each(call: Call) -> float:
     return float((weight[:, 0] if call.family is Family.TRANSPOSED_CONV else weight[0]).numel())
 
 
-def dispatch(device: torch.device) -> float:
-    """Multiply-adds that take as long as one operator on windows is set up; other devices than CPUs are a guess."""
-    each = _DISPATCH.get(device.type, 2e8)
+def dispatch(device: torch.device, *, alone: bool = False) -> float:
+    """Multiply-adds that take as long as one operator on windows is set up; other devices than CPUs are a guess.
+
+    For one window `alone` it is a third: there is less to gather and to paste.
+    """
+    each = _DISPATCH.get(device.type, 2e8) / (3 if alone else 1)
     return each * min(torch.get_num_threads(), _CORES) if device.type == "cpu" else each
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .operators import Call, Family, read
-from .packed import convolved
+from .packed import convolved, viewed
 from .window_places import (
     batch_norm,
     combine,
@@ -98,6 +98,9 @@ _PLAIN = {
 _PLAIN |= {"__get__", "is_contiguous", "element_size", "requires_grad_", "__repr__", "__hash__"}
 
 
+_LAID: Mapping[Any, Any] = {torch.conv2d: convolved, torch.Tensor.view: viewed}
+
+
 def _given_dense(func: Any, args: Any, kwargs: Any) -> Any:
     name = getattr(func, "__name__", str(func))
     _went_dense(name, *args)
@@ -106,7 +109,7 @@ def _given_dense(func: Any, args: Any, kwargs: Any) -> Any:
     )
     if writes and args and isinstance(args[0], Changed):
         raise WritesIntoWindow(name)
-    return given_dense(convolved if func is torch.conv2d else func, args, kwargs)
+    return given_dense(_LAID.get(func, func), args, kwargs)
 
 
 def _unwrapped(value: Any) -> Any:

@@ -35,7 +35,7 @@ WORTH = 1.2
 """How many times fewer multiply-adds pay for cutting and pasting."""
 MOSTLY = 0.5
 """Where whole maps hold so much of the work, batches are small: they stay in the cache."""
-SAMPLED = 64
+SAMPLED = 32
 """From so many boxes on, one of them is also computed as a whole picture and compared."""
 
 
@@ -100,7 +100,7 @@ def evaluate(
     left = torch.arange(len(boxes))
     if engine == "auto" and len(boxes):
         clean = memory.of(model, x) if memory is not None else Clean(x.detach(), 2, 3)
-        left = yield from _changing(ask, batch, told, clean)
+        left = yield from _changing(ask, batch, told, clean, memory)
     if len(left):
         yield from _plain(ask, left, batch or suggested_batch(x), told)
 
@@ -123,9 +123,13 @@ class Report:
 
 
 class Memory:
-    """Clean activations of one picture in one network; weights changed since are noticed by their numbers."""
+    """Clean activations of one picture in one network; weights changed since are noticed by their numbers.
+
+    `worth` is whether one window alone is worth following through the network; None until one was.
+    """
 
     def __init__(self, precision: Precision = "exact") -> None:
+        self.worth: bool | None = None
         self._key: tuple[object, ...] = ()
         self._clean: Clean | None = None
         self.packed = Packed(_TYPES[precision])
@@ -135,13 +139,13 @@ class Memory:
         key = (model.fingerprint, model.preprocess, x.shape, x.dtype)
         known = self._clean
         if known is None or key != self._key or not torch.equal(known.value, x):
-            self._key, self._clean = key, Clean(x.detach().clone(), 2, 3)
+            self._key, self._clean, self.worth = key, Clean(x.detach().clone(), 2, 3), None
         assert self._clean is not None
         return self._clean
 
 
 def _changing(
-    ask: Asked, batch: int | None, told: Report, clean: Clean
+    ask: Asked, batch: int | None, told: Report, clean: Clean, memory: Memory | None
 ) -> Generator[tuple[Tensor, Values], None, Tensor]:
     """Answers that recompute only what a window changes; returns the numbers of the boxes that are left.
 
@@ -150,11 +154,13 @@ def _changing(
     everything = torch.arange(len(ask.boxes))
     first, scouts, cost = _outermost(ask.boxes, clean.size), Scouts(ask.boxes), Cost()
     try:
-        if len(everything) == 1:
-            values = ask.run(ask.windows(clean, everything))
-            told.engine = "incremental"
-            yield everything, values
-            return everything[:0]
+        if len(everything) == 1 and memory is not None and memory.worth is not None:
+            told.why = "" if memory.worth else "one window would save too little"
+            if memory.worth:
+                values = ask.run(ask.windows(clean, everything))
+                told.engine = "incremental"
+                yield everything, values
+            return everything[int(memory.worth) :]
         # twice: of one picture alone, what differs from picture to picture looks constant
         alone = ask.run(ask.windows(clean, first.expand(2), scouts), cost=cost)
         if len(everything) >= SAMPLED:
@@ -165,13 +171,21 @@ def _changing(
         told.why = _fault(error)
         return everything
     todo, left = _divided(ask, scouts, cost, batch, told)
+    if len(everything) == 1:
+        if memory is not None:
+            memory.worth = bool(todo)
+        if todo:
+            values = ask.run(ask.windows(clean, everything))
+            _independent(ask, values, alone)
+            told.engine = "incremental"
+            yield everything, values
+        return everything[len(todo) :]
     while todo:
         part = todo.pop(0)
         try:
             place, numbers = (part.numbers == first).nonzero(), part.filled
-            if (
-                len(place) and batch != 1 and part.size < 3
-            ):  # two again would hide what depends on their number
+            # two again would hide what depends on their number
+            if len(place) and batch != 1 and part.size < 3:
                 numbers = torch.cat([numbers, numbers[-1:].expand(3 - part.size)])
             values = ask.run(ask.windows(clean, numbers))
             values = {key: value[: len(part.numbers)] for key, value in values.items()}
@@ -196,7 +210,7 @@ def _divided(
     """Batches worth the cutting and pasting, and those that are not."""
     tail = suggested_batch(ask.x) * 2 if cost.after_price > MOSTLY * cost.picture.price else 64
     room = BUDGET / ask.x.element_size()
-    each, picture = dispatch(ask.x.device), cost.picture
+    each, picture = dispatch(ask.x.device, alone=len(ask.boxes) == 1), cost.picture
     planned = scouts.batches(cost, batch or min(tail, 64), each, math.inf if batch else room)
     todo = [part for part in planned if part.price(each) * WORTH <= picture.price]
     left = [part for part in planned if part.price(each) * WORTH > picture.price]
