@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .errors import UsageError
 from .packed import Packed
 from .tap import Tap
 from .window_cost import Cost, counted
@@ -82,3 +84,29 @@ def replaced(x: Tensor, boxes: Tensor, fill: Tensor) -> Tensor:
     for picture, (top, left, bottom, right) in zip(pictures, boxes.tolist(), strict=True):
         picture[:, top:bottom, left:right] = fill[:, top:bottom, left:right]
     return pictures
+
+
+def check(
+    x: Tensor, boxes: Tensor, fill: Tensor, layers: Sequence[str], output: bool, batch: int | None
+) -> None:
+    """Raise `UsageError` for boxes that leave the picture and for shapes that do not fit."""
+    if x.ndim != 4 or len(x) != 1:
+        raise UsageError(f"a picture of shape {tuple(x.shape)}", "one picture, (1, C, H, W)")
+    if fill.shape != x.shape[1:]:
+        raise UsageError(f"a fill of shape {tuple(fill.shape)}", f"the picture's {tuple(x.shape[1:])}")
+    if boxes.ndim != 2 or boxes.shape[1] != 4 or boxes.is_floating_point():
+        raise UsageError(f"boxes of shape {tuple(boxes.shape)} and {boxes.dtype}", "(n, 4) whole numbers")
+    height, width = x.shape[-2:]
+    top, left, bottom, right = boxes.unbind(1)
+    inside = (
+        (top >= 0) & (top <= bottom) & (bottom <= height) & (left >= 0) & (left <= right) & (right <= width)
+    )
+    if not bool(inside.all()):
+        bad = boxes[~inside][0].tolist()
+        raise UsageError(
+            f"box {bad} on a picture of {height}x{width}", "0 <= top <= bottom <= height, and across"
+        )
+    if not (layers or output):
+        raise UsageError("neither the output nor a layer is wanted", "output=True, or layers")
+    if batch is not None and batch < 1:
+        raise UsageError(f"batch={batch}", "at least 1")

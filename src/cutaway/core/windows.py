@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .errors import InputError, MethodRefusedError, UsageError
 from .packed import Packed
-from .window_asked import Asked, Values
+from .window_asked import Asked, Values, check
 from .window_asked import replaced as replaced
 from .window_cost import Cost, dispatch
 from .window_order import Batch, Scouts, bounds, even
@@ -93,7 +93,7 @@ def evaluate(
         if boxes.shape[1:] != x.shape[-2:]:
             raise UsageError(f"masks of shape {tuple(boxes.shape)}", f"(n, H, W) of {tuple(x.shape[-2:])}")
         masks, boxes = boxes, bounds(boxes)
-    _check(x, boxes, fill, layers, output, batch)
+    check(x, boxes, fill, layers, output, batch)
     packed = memory.packed if memory is not None else Packed(_TYPES[precision])
     ask = Asked(model, x, fill, tuple(layers), output, boxes, masks, packed)
     told = report if report is not None else Report()
@@ -256,32 +256,36 @@ def _rounding(ask: Asked) -> float:
 
 def _plain(ask: Asked, left: Tensor, size: int, told: Report) -> Iterator[tuple[Tensor, Values]]:
     """Whole pictures, batch by batch."""
-    # PyTorch's fused attention is left for the slow one wherever operators are overridden
-    attends = any(isinstance(m, nn.MultiheadAttention) for m in ask.model.network.modules())
-    packed = ask.packed.dtype is not None or not attends
-    first = True
+    exact, first = ask.packed.dtype is None, True
+    # channels last or not, packed or not: packing lets `view` pass and costs a little for every operator
+    ways = [(True, False), (True, True), (False, False)] if exact else [(True, True), (False, False)]
     for numbers in even(left, size):
         pictures = ask.pictures(numbers)
-        if packed:
-            # convolutions on a processor run up to three times as fast with channels last
-            try:
-                values = ask.run(pictures.contiguous(memory_format=torch.channels_last))
-            except InputError:  # a network that reshapes by `.view` wants rows last; other faults raise again
-                packed = False
-        if not packed:
-            values = ask.run(pictures, packed=False)
-        if first and told.deviation is None and ask.packed.dtype is not None:
+        values = _first_of(ways, ask, pictures)
+        if first and told.deviation is None and not exact:
             _compare(ask, numbers[:1], values, told)
         if first and len(numbers) > 1:
-            exact = ask.packed.dtype is None
             alone = ask.run(pictures[:1], packed=not exact)
-            if exact and packed and not _apart(values, alone) < _rounding(ask):
-                packed = False  # what writes into views may write into copies with channels last
-                values = ask.run(pictures, packed=False)
+            if exact and ways[0][0] and not _apart(values, alone) < _rounding(ask):
+                del ways[:-1]  # what writes into views may write into copies with channels last
+                values = _first_of(ways, ask, pictures)
             _independent(ask, alone, values)
         first = False
         yield numbers, values
         del pictures, values  # gone before the next batch is made
+
+
+def _first_of(ways: list[tuple[bool, bool]], ask: Asked, pictures: Tensor) -> Values:
+    """The answers by the first way that the network takes; those before it are dropped."""
+    while True:
+        last, packed = ways[0]
+        try:
+            laid = pictures.contiguous(memory_format=torch.channels_last) if last else pictures
+            return ask.run(laid, packed=packed)
+        except InputError:
+            if len(ways) == 1:
+                raise
+            del ways[0]
 
 
 def _independent(ask: Asked, alone: Values, together: Values) -> None:
@@ -293,28 +297,3 @@ def _independent(ask: Asked, alone: Values, together: Values) -> None:
             "networks that treat each picture of a batch alone",
             "batch norm with running statistics (track_running_stats=True), layer or group norm",
         )
-
-
-def _check(
-    x: Tensor, boxes: Tensor, fill: Tensor, layers: Sequence[str], output: bool, batch: int | None
-) -> None:
-    if x.ndim != 4 or len(x) != 1:
-        raise UsageError(f"a picture of shape {tuple(x.shape)}", "one picture, (1, C, H, W)")
-    if fill.shape != x.shape[1:]:
-        raise UsageError(f"a fill of shape {tuple(fill.shape)}", f"the picture's {tuple(x.shape[1:])}")
-    if boxes.ndim != 2 or boxes.shape[1] != 4 or boxes.is_floating_point():
-        raise UsageError(f"boxes of shape {tuple(boxes.shape)} and {boxes.dtype}", "(n, 4) whole numbers")
-    height, width = x.shape[-2:]
-    top, left, bottom, right = boxes.unbind(1)
-    inside = (
-        (top >= 0) & (top <= bottom) & (bottom <= height) & (left >= 0) & (left <= right) & (right <= width)
-    )
-    if not bool(inside.all()):
-        bad = boxes[~inside][0].tolist()
-        raise UsageError(
-            f"box {bad} on a picture of {height}x{width}", "0 <= top <= bottom <= height, and across"
-        )
-    if not (layers or output):
-        raise UsageError("neither the output nor a layer is wanted", "output=True, or layers")
-    if batch is not None and batch < 1:
-        raise UsageError(f"batch={batch}", "at least 1")
