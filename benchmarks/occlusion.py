@@ -6,8 +6,9 @@ channels last, at the fastest of the batch sizes 4, 8 and 16, over 96 of the win
 of as many perturbations at once, over 49 windows (32 pixels at stride 32, which cost it the same each): both are
 scaled to 729 by their seconds per window. Rounds alternate between the sides; a first pass of each is not counted.
 "Limit" is the arithmetic one: multiply-adds of whole pictures over those Cutaway did. "Fast" is `precision="fast"`
-(bfloat16) against the plain float32, with its largest deviation as a share of the largest logit. "Stroke" is one window on a picture whose clean activations are kept, in forward passes. `NETWORKS` names the networks, joined
-by commas.
+(bfloat16) against the plain float32, with its largest deviation as a share of the largest logit. "Stroke" is one
+window on a picture whose clean activations are kept, in forward passes. `NETWORKS` names the networks, joined by
+commas.
 """
 
 from __future__ import annotations
