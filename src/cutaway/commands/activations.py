@@ -12,6 +12,7 @@ from .explain import (
     QUESTION,
     ClassesOption,
     DeviceOption,
+    JsonOption,
     ModelOption,
     PreprocessOption,
     WeightsOption,
@@ -62,9 +63,7 @@ def activations(
             rich_help_panel=OUTPUT,
         ),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object on stdout.", rich_help_panel=OUTPUT)
-    ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Draw what layers answer to pictures: every map of each layer as a grid."""
     method = "first_layer" if first else "activation_grid"

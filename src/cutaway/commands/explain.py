@@ -60,6 +60,9 @@ PreprocessOption = Annotated[
 DeviceOption = Annotated[
     str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel=NETWORK)
 ]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object on stdout.", rich_help_panel=OUTPUT)
+]
 
 
 def explain(
@@ -124,9 +127,7 @@ def explain(
             rich_help_panel=OUTPUT,
         ),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object on stdout.", rich_help_panel=OUTPUT)
-    ] = False,
+    as_json: JsonOption = False,
     top: Annotated[
         int,
         typer.Option(min=1, help="How many of the most probable classes to list.", rich_help_panel=OUTPUT),

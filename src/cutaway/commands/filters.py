@@ -15,6 +15,7 @@ from .explain import (
     OUTPUT,
     ClassesOption,
     DeviceOption,
+    JsonOption,
     ModelOption,
     PreprocessOption,
     WeightsOption,
@@ -48,9 +49,7 @@ def filters(
             "-o", "--output", metavar="OUT", help=".png, .html, .npz, .json.", rich_help_panel=OUTPUT
         ),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object on stdout.", rich_help_panel=OUTPUT)
-    ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Draw a layer's filters, or what else the weights alone say: planes, templates, effective kernels."""
     if output is not None:

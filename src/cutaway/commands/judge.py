@@ -21,6 +21,7 @@ from .explain import (
     QUESTION,
     ClassesOption,
     DeviceOption,
+    JsonOption,
     ModelOption,
     PreprocessOption,
     WeightsOption,
@@ -123,9 +124,7 @@ def judge(
             "-o", "--output", metavar="OUT", help=".html, .png, .npz, .json.", rich_help_panel=OUTPUT
         ),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object on stdout.", rich_help_panel=OUTPUT)
-    ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Score explanations: do they find the evidence, foretell what removal does, depend on what was learned?"""
     files = [] if data == SCENES else pictures_in(Path(data))

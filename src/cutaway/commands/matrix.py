@@ -13,7 +13,7 @@ from cutaway.core.errors import UsageError
 from cutaway.core.progress import finish
 
 from .console import INTERRUPTED, bar, command_line, console, say, show_error
-from .explain import NETWORK, OUTPUT, QUESTION, ClassesOption, DeviceOption, PreprocessOption
+from .explain import NETWORK, OUTPUT, QUESTION, ClassesOption, DeviceOption, JsonOption, PreprocessOption
 from .judge import ENDINGS, SCENES, WORLD, pictures_in, save_table
 from .outputs import check_outputs
 from .summary import print_json
@@ -98,9 +98,7 @@ def matrix(
             "-o", "--output", metavar="OUT", help=".html, .png, .npz, .json.", rich_help_panel=OUTPUT
         ),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object on stdout.", rich_help_panel=OUTPUT)
-    ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Try methods on networks: which run, which refuse and why, which answer within tolerance."""
     files = [] if data == SCENES else pictures_in(Path(data))

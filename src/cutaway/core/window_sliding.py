@@ -131,7 +131,7 @@ def sliding(
             clean.size[i],
         )
         reach = (k - 1) * d + 1
-        spans.append(span.slid(kernel=k, stride=s, padding=p, dilation=d, length=length, out=out))
+        spans.append(span.slid(kernel=k, stride=s, padding=p, dilation=d, out=out))
         seen.append((spans[i].size - 1) * s + reach)
         pads += [p, max(0, (out - 1) * s + reach - length - p)]
     if spans[0].size * spans[1].size >= FULL * clean.size[0] * clean.size[1]:

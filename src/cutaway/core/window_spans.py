@@ -21,7 +21,7 @@ class Span:
     all of one size. `scouts` are further intervals that move through the network with them and carry no numbers:
     they tell how large other windows become before any of them is computed.
 
-    >>> within(np.array([0, 6]), np.array([1, 7]), 8).slid(kernel=3, stride=2, padding=1, dilation=1, length=8, out=4)
+    >>> within(np.array([0, 6]), np.array([1, 7]), 8).slid(kernel=3, stride=2, padding=1, dilation=1, out=4)
     Span([0 2], 2)
     """
 
@@ -35,7 +35,7 @@ class Span:
     def __repr__(self) -> str:
         return f"Span({self.starts}, {self.size})"
 
-    def slid(self, *, kernel: int, stride: int, padding: int, dilation: int, length: int, out: int) -> Span:
+    def slid(self, *, kernel: int, stride: int, padding: int, dilation: int, out: int) -> Span:
         """The places of a sliding operator's output (of size `out`) that see a changed place of its input."""
         if kernel == stride == dilation == 1 and padding == 0:
             return self
@@ -46,7 +46,7 @@ class Span:
             last = (last + padding) // stride
             return np.minimum(np.maximum(first, 0), out - 1), np.minimum(np.maximum(last, 0), out - 1)
 
-        key = (kernel, stride, padding, dilation, length, out)
+        key = (kernel, stride, padding, dilation, out)
         if key not in self._known:
             scouts = None if self.scouts is None else reached(*self.scouts)
             self._known[key] = within(*reached(*self.ends), out, scouts)
