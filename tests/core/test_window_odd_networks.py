@@ -24,6 +24,7 @@ BOXES = torch.tensor([[0, 0, 3, 3], [1, 2, 4, 5], [8, 7, 11, 10], [12, 4, 15, 7]
 @pytest.fixture(autouse=True)
 def _always_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(windows, "WORTH", 0.0)
+    monkeypatch.setattr(windows, "LITTLE", 0.0)
 
 
 class Net(nn.Module):

@@ -21,6 +21,7 @@ SIZE = 26
 @pytest.fixture(autouse=True)
 def _always_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(windows, "WORTH", 0.0)
+    monkeypatch.setattr(windows, "LITTLE", 0.0)
 
 
 class Net(nn.Module):
@@ -259,7 +260,7 @@ def test_hundreds_of_boxes_in_any_batch_give_the_same_and_are_compared_with_whol
         assert report.deviation < 1e-13
         torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
     alone, report = answers(net, boxes[picked])
-    assert report.deviation is None
+    assert report.deviation is not None
     torch.testing.assert_close(alone, want[picked], rtol=1e-12, atol=1e-12)
 
 
@@ -356,12 +357,14 @@ def test_a_memory_answers_one_window_at_a_time_and_notices_another_picture_or_we
     assert memory._clean is clean
     other = ask(picture().flip(2), memory)
     assert memory._clean is not clean
-    torch.testing.assert_close(other, ask(picture().flip(2), None), rtol=0, atol=0)
+    torch.testing.assert_close(other, ask(picture().flip(2), None), rtol=1e-12, atol=1e-12)
     with torch.no_grad():
         net.stem.weight.mul_(2)
-    torch.testing.assert_close(ask(picture().flip(2), memory), ask(picture().flip(2), None), rtol=0, atol=0)
+    doubled = ask(picture().flip(2), memory)
+    torch.testing.assert_close(doubled, ask(picture().flip(2), None), rtol=1e-12, atol=1e-12)
     handle.remove()
-    assert len(passes) == 11  # a picture's first window goes twice beside itself, then alone
+    # a picture's first window goes twice beside itself, then alone; without a memory one whole picture goes
+    assert len(passes) == 9
 
 
 @pytest.mark.parametrize("late", [False, True])

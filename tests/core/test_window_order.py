@@ -134,6 +134,7 @@ def test_batches_stay_within_the_budget(monkeypatch: pytest.MonkeyPatch) -> None
     budget = 600_000
     monkeypatch.setattr(windows, "BUDGET", budget)
     monkeypatch.setattr(windows, "WORTH", 0.0)
+    monkeypatch.setattr(windows, "LITTLE", 0.0)
     ask = asked(Branches())
     sizes = []
     with ask.model.guard(), Counted() as met:
@@ -152,6 +153,12 @@ def test_a_small_network_is_run_on_whole_pictures_though_its_arithmetic_would_ga
 ) -> None:
     ask = asked(Branches())
     report = windows.Report()
+    with ask.model.guard():
+        list(windows.evaluate(ask.model, ask.x, BOXES, ask.fill, report=report))
+    assert report.engine == "plain"
+    assert report.limit is None
+    assert "too little work" in report.why
+    monkeypatch.setattr(windows, "LITTLE", 0.0)
     with ask.model.guard():
         list(windows.evaluate(ask.model, ask.x, BOXES, ask.fill, report=report))
     assert report.engine == "plain"
@@ -192,3 +199,24 @@ def test_one_window_alone_is_followed_only_where_that_pays(monkeypatch: pytest.M
             answers[engine, int(box[0, 0])] = values[None]
     for top in {int(box) for box in BOXES[[5, 30], 0]}:
         torch.testing.assert_close(answers["plain", top], answers["incremental", top], rtol=1e-12, atol=1e-12)
+
+
+def test_boxes_that_cover_nearly_everything_are_run_whole_at_the_price_of_whole_pictures(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No window goes ahead, and the whole picture that told so is not computed again."""
+    monkeypatch.setitem(window_cost._DISPATCH, "cpu", 1.0)
+    net, wide = Branches(), torch.tensor([[0, 0, SIZE, SIZE - 1 - i % 5] for i in range(40)])
+    ask = asked(net, wide)
+    seen: list[int] = []
+    handle = net.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
+    report, got = windows.Report(), {}
+    with ask.model.guard():
+        for numbers, values in windows.evaluate(ask.model, ask.x, wide, ask.fill, report=report, batch=8):
+            got |= dict(zip(numbers.tolist(), values[None], strict=True))
+    handle.remove()
+    assert report.engine == "plain"
+    assert sorted(seen) == [1, 8, 8, 8, 8, 8]
+    with torch.no_grad():
+        want = ask.model(ask.pictures(torch.arange(40)))
+    torch.testing.assert_close(torch.stack([got[i] for i in range(40)]), want, rtol=1e-12, atol=1e-12)

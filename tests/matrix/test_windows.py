@@ -16,6 +16,7 @@ from .networks import NETWORKS, built, picture
 @pytest.mark.parametrize("name", NETWORKS)
 def test_windows_equal_whole_pictures(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(windows, "WORTH", 0.0)
+    monkeypatch.setattr(windows, "LITTLE", 0.0)
     network = NETWORKS[name]
     net, model = built(network)
     x = picture(network.size)

@@ -41,7 +41,7 @@ class Work(NamedTuple):
 
 @dataclass
 class Cost:
-    """What each operator takes for one picture.
+    """What each of the `operators` takes for one picture.
 
     Of each operator on windows, `multiplied`, `inside` and `whole` hold the multiply-adds and the price of one place,
     on windows and on whole maps; `maps` the places of the map; `down` and `across` the sizes of the scouts of both
@@ -49,6 +49,7 @@ class Cost:
     `channels` and `widest` are the numbers that come out of an operator, at one place and from whole maps.
     """
 
+    operators: int = 0
     after: float = 0.0
     after_price: float = 0.0
     pasted: float = 0.0
@@ -105,6 +106,7 @@ class _Counter(TorchFunctionMode):
         # one number alone belongs to no picture; a batch may be empty
         cost, numbers = self._cost, out.shape.numel() / max(1, out.shape[0]) if out.ndim else 0.0
         multiplied = numbers * _each(call)
+        cost.operators += 1
         whole = multiplied + ELEMENT * numbers
         if not isinstance(out, Changed) or out.whole or out.down.scouts is None or out.across.scouts is None:
             cost.after += multiplied

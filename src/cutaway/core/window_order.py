@@ -69,7 +69,7 @@ class Scouts:
         tall = _merged(down, self.rows, inside * across[:, self.cols].mean(1))
         wide = _merged(across, self.cols, inside * down[:, self.rows].mean(1))
         best: list[tuple[int, int, int, Work]] = []
-        least = math.inf
+        least, prepared = math.inf, PREPARED * cost.picture.price
         known: dict[tuple[bytes, bytes], Work] = {}
         for rows in tall:
             for cols in wide:
@@ -82,7 +82,7 @@ class Scouts:
                     work = known[key]
                     plan.append((r, c, count, work))
                     calls = dispatch * work.calls * math.ceil(count / min(most, _fitting(work, numbers)))
-                    price += count * work.price + calls + PREPARED * cost.picture.price
+                    price += count * work.price + calls + prepared
                 if price < least:
                     least, best, labels = price, plan, (rows[self.rows], cols[self.cols])
         groups = []

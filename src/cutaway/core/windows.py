@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
-from .errors import InputError, MethodRefusedError, UsageError
+from .errors import MethodRefusedError, UsageError
 from .packed import Packed
 from .window_asked import Asked, Values, check
 from .window_asked import replaced as replaced
 from .window_cost import Cost, dispatch
-from .window_order import Batch, Scouts, bounds, even
+from .window_order import Batch, Scouts, bounds
 from .window_order import suggested_batch as suggested_batch
-from .window_tensor import Clean, WritesIntoWindow
+from .window_tensor import Clean
+from .window_whole import Report as Report
+from .window_whole import compare, independent, plain
 
 if TYPE_CHECKING:
     from .model import VisionModel
@@ -35,8 +36,8 @@ WORTH = 1.2
 """How many times fewer multiply-adds pay for cutting and pasting."""
 MOSTLY = 0.5
 """Where whole maps hold so much of the work, batches are small: they stay in the cache."""
-SAMPLED = 32
-"""From so many boxes on, one of them is also computed as a whole picture and compared."""
+LITTLE = 5.0
+"""Setting up an operator on windows so often is what it costs to find out whether windows pay."""
 
 
 def evaluate(
@@ -98,28 +99,15 @@ def evaluate(
     ask = Asked(model, x, fill, tuple(layers), output, boxes, masks, packed)
     told = report if report is not None else Report()
     left = torch.arange(len(boxes))
+    known: dict[int, Values] = {}
     if engine == "auto" and len(boxes):
         clean = memory.of(model, x) if memory is not None else Clean(x.detach(), 2, 3)
-        left = yield from _changing(ask, batch, told, clean, memory)
+        if memory is not None and len(boxes) == 1:
+            left = yield from _stroke(ask, told, clean, memory)
+        else:
+            left = yield from _changing(ask, batch, told, clean, known)
     if len(left):
-        yield from _plain(ask, left, batch or suggested_batch(x), told)
-
-
-@dataclass
-class Report:
-    """How the answers were computed.
-
-    `engine` is "incremental", "plain", or both joined by a plus; `why` the reason where something ran plainly;
-    `limit` how many times fewer multiply-adds the windows hold than whole pictures; `dense` the operators from
-    which on whole maps were computed; `deviation` the largest difference to whole pictures that was met on the
-    sample compared, as a share of the largest number there.
-    """
-
-    engine: str = "plain"
-    why: str = ""
-    limit: float | None = None
-    dense: tuple[str, ...] = ()
-    deviation: float | None = None
+        yield from plain(ask, left, batch or suggested_batch(x), told, known)
 
 
 class Memory:
@@ -144,42 +132,58 @@ class Memory:
         return self._clean
 
 
+def _stroke(
+    ask: Asked, told: Report, clean: Clean, memory: Memory
+) -> Generator[tuple[Tensor, Values], None, Tensor]:
+    """The answer for one window, where following it is worth it; returns the numbers of the boxes that are left."""
+    only = torch.tensor([0])
+    try:
+        if memory.worth is None:
+            scouts, cost = Scouts(ask.boxes), Cost()
+            alone = ask.run(ask.windows(clean, only.expand(2), scouts), cost=cost)
+            memory.worth = bool(_divided(ask, scouts, cost, None, told)[0])
+            values = ask.run(ask.windows(clean, only)) if memory.worth else {}
+            independent(ask, values or alone, alone)
+        else:
+            values = ask.run(ask.windows(clean, only)) if memory.worth else {}
+    except MethodRefusedError:
+        raise
+    except Exception as error:
+        told.why = _fault(error)
+        return only
+    if not memory.worth:
+        told.why = "one window would save too little"
+        return only
+    told.engine = "incremental"
+    yield only, values
+    return only[:0]
+
+
 def _changing(
-    ask: Asked, batch: int | None, told: Report, clean: Clean, memory: Memory | None
+    ask: Asked, batch: int | None, told: Report, clean: Clean, known: dict[int, Values]
 ) -> Generator[tuple[Tensor, Values], None, Tensor]:
     """Answers that recompute only what a window changes; returns the numbers of the boxes that are left.
 
-    One window goes ahead and takes the intervals of all others with it, which tells how large each becomes.
+    One window goes ahead and takes the intervals of all others with it, which tells how large each becomes. Before
+    it goes a whole picture, put into `known`: it tells whether there is work to save, and is compared.
     """
     everything = torch.arange(len(ask.boxes))
     first, scouts, cost = _outermost(ask.boxes, clean.size), Scouts(ask.boxes), Cost()
     try:
-        if len(everything) == 1 and memory is not None and memory.worth is not None:
-            told.why = "" if memory.worth else "one window would save too little"
-            if memory.worth:
-                values = ask.run(ask.windows(clean, everything))
-                told.engine = "incremental"
-                yield everything, values
-            return everything[int(memory.worth) :]
+        known[int(first)] = whole = ask.run(ask.pictures(first), packed=False, cost=cost)
+        if len(everything) == 1 or _little(ask, cost):
+            told.why = "they are too little work for windows to save any"
+            return everything
         # twice: of one picture alone, what differs from picture to picture looks constant
+        cost = Cost()
         alone = ask.run(ask.windows(clean, first.expand(2), scouts), cost=cost)
-        if len(everything) >= SAMPLED:
-            _compare(ask, first, alone, told)
+        compare(ask, whole, alone, told)
     except MethodRefusedError:
         raise
     except Exception as error:
         told.why = _fault(error)
         return everything
     todo, left = _divided(ask, scouts, cost, batch, told)
-    if len(everything) == 1:
-        if memory is not None:
-            memory.worth = bool(todo)
-        if todo:
-            values = ask.run(ask.windows(clean, everything))
-            _independent(ask, values, alone)
-            told.engine = "incremental"
-            yield everything, values
-        return everything[len(todo) :]
     while todo:
         part = todo.pop(0)
         try:
@@ -190,7 +194,7 @@ def _changing(
             values = ask.run(ask.windows(clean, numbers))
             values = {key: value[: len(part.numbers)] for key, value in values.items()}
             if len(place) and len(numbers) > 1:
-                _independent(ask, alone, {key: value[int(place[0]) :] for key, value in values.items()})
+                independent(ask, alone, {key: value[int(place[0]) :] for key, value in values.items()})
         except MethodRefusedError:
             raise
         except Exception as error:
@@ -233,67 +237,9 @@ def _fault(error: Exception) -> str:
     return f"the windows cannot be followed ({str(error).splitlines()[0][:100]})"
 
 
-def _compare(ask: Asked, numbers: Tensor, values: Values, told: Report) -> None:
-    """Whole pictures for a few of the boxes, and the plain way for all where the numbers differ."""
-    worst = told.deviation = _apart(values, ask.run(ask.pictures(numbers), packed=False))
-    if ask.packed.dtype is None and not worst < _rounding(ask):
-        raise WritesIntoWindow(f"they differ from whole pictures by {worst:.1e}")
-
-
-def _apart(values: Values, known: Values) -> float:
-    """The largest difference of the first answers to known ones, as a share of the largest number there."""
-    shares = [0.0]
-    for key, value in known.items():
-        off = (values[key][: len(value)] - value).abs().max()
-        shares.append(float(off / value.abs().max().clamp(min=1e-12)))
-    return max(shares, key=lambda share: math.inf if math.isnan(share) else share)
-
-
-def _rounding(ask: Asked) -> float:
-    """How far rounding may set two ways to one answer apart."""
-    return 1e4 * torch.finfo(ask.x.dtype).eps
-
-
-def _plain(ask: Asked, left: Tensor, size: int, told: Report) -> Iterator[tuple[Tensor, Values]]:
-    """Whole pictures, batch by batch."""
-    exact, first = ask.packed.dtype is None, True
-    # channels last or not, packed or not: packing lets `view` pass and costs a little for every operator
-    ways = [(True, False), (True, True), (False, False)] if exact else [(True, True), (False, False)]
-    for numbers in even(left, size):
-        pictures = ask.pictures(numbers)
-        values = _first_of(ways, ask, pictures)
-        if first and told.deviation is None and not exact:
-            _compare(ask, numbers[:1], values, told)
-        if first and len(numbers) > 1:
-            alone = ask.run(pictures[:1], packed=not exact)
-            if exact and ways[0][0] and not _apart(values, alone) < _rounding(ask):
-                del ways[:-1]  # what writes into views may write into copies with channels last
-                values = _first_of(ways, ask, pictures)
-            _independent(ask, alone, values)
-        first = False
-        yield numbers, values
-        del pictures, values  # gone before the next batch is made
-
-
-def _first_of(ways: list[tuple[bool, bool]], ask: Asked, pictures: Tensor) -> Values:
-    """The answers by the first way that the network takes; those before it are dropped."""
-    while True:
-        last, packed = ways[0]
-        try:
-            laid = pictures.contiguous(memory_format=torch.channels_last) if last else pictures
-            return ask.run(laid, packed=packed)
-        except InputError:
-            if len(ways) == 1:
-                raise
-            del ways[0]
-
-
-def _independent(ask: Asked, alone: Values, together: Values) -> None:
-    """Refuse a network whose answer for one picture depends on the others of its batch."""
-    most = 1e-2 if ask.packed.dtype is not None else min(1e-2, _rounding(ask))
-    if _apart(together, {key: value[:1] for key, value in alone.items()}) > most:
-        raise MethodRefusedError(
-            "the network's answer for a picture depends on the other pictures of the batch",
-            "networks that treat each picture of a batch alone",
-            "batch norm with running statistics (track_running_stats=True), layer or group norm",
-        )
+def _little(ask: Asked, cost: Cost) -> bool:
+    """Whether whole pictures are so little work that a window going ahead costs more than windows could save."""
+    top, left, bottom, right = ask.boxes.unbind(1)
+    shares = (bottom - top) * (right - left) / ask.x[0, 0].numel()
+    saved = cost.picture.price * float((1 - WORTH * shares).clamp(min=0).sum())
+    return saved < LITTLE * cost.operators * dispatch(ask.x.device)
