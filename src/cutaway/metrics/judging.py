@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -128,17 +128,18 @@ def case_of(
             "methods that give an attribution",
         )
 
-    def ask(model: VisionModel, x: Tensor, number: int) -> Attribution:
-        found: Attribution = finish(explain(model, method, x, target, options, seed=number))[0]  # type: ignore[assignment]
-        return found
+    def ask(model: VisionModel, x: Tensor, number: int) -> list[Attribution]:
+        found = finish(explain(model, method, x, target, options, seed=number))
+        return cast(list[Attribution], found)
 
     own = seed
 
     def again(model: VisionModel, x: Tensor, seed: int | None = None) -> Tensor:
-        return _heat(ask(model, x, own if seed is None else seed))
+        maps = [_heat(found) for found in ask(model, x, own if seed is None else seed)]
+        return torch.stack(maps) if len(maps) > 1 else maps[0]
 
     model = _as_seen(model)
-    result = ask(model, x, own)
+    result = ask(model, x, own)[0]
     seen = None if twin is None else _as_seen(twin)
     return Case(model, x, target, result, _heat(result), again, truth, seen)
 

@@ -35,7 +35,10 @@ class Again(Protocol):
     """The explainer under judgement, asked once more: the same method, options and target."""
 
     def __call__(self, model: VisionModel, x: Tensor, seed: int | None = None) -> Tensor:
-        """The map (h, w), float64 on the CPU, of another network, picture or explainer seed (None: its own)."""
+        """The map of another network, picture or explainer seed (None: its own), float64 on the CPU.
+
+        (h, w) for one picture; (n, h, w) for n pictures, each explained as it would be alone.
+        """
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cutaway.core.model import VisionModel
 from cutaway.core.options import Range
+from cutaway.core.windows import suggested_batch
 
 from .metric import Again, UndefinedError, generator, metric
 
@@ -38,11 +39,13 @@ def max_sensitivity(
     """
     size = _size(heat)
     chance = generator("max_sensitivity", seed)
+    most = suggested_batch(x)
     worst = 0.0
-    for _ in range(samples):
-        noise = (2 * torch.rand(x.shape, generator=chance, dtype=torch.float64) - 1) * radius
-        noisy = (x + noise.to(x)).clamp(0, 1)
-        worst = max(worst, float((again(model, noisy) - heat).norm()) / size)
+    for first in range(0, samples, most):
+        count = min(most, samples - first)
+        noise = (2 * torch.rand((count, *x.shape[1:]), generator=chance, dtype=torch.float64) - 1) * radius
+        maps = again(model, (x + noise.to(x)).clamp(0, 1)).reshape(count, *heat.shape)
+        worst = max(worst, float((maps - heat).flatten(1).norm(dim=1).max()) / size)
     return worst
 
 
