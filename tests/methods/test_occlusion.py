@@ -451,3 +451,16 @@ def test_another_picture_can_fill_the_windows() -> None:
     np.testing.assert_allclose(got.values, drop, rtol=1e-9)
     with pytest.raises(UsageError, match="3x7x8"):
         model.explain(x, "occlusion", 1, fill=torch.rand(3, 7, 8))
+
+
+def test_a_window_that_changes_nothing_is_no_drop_in_bfloat16_either() -> None:
+    torch.manual_seed(3)
+    model = VisionModel(Small().eval(), Preprocess(mean=MEAN, std=STD), CLASSES, name="small")
+    x = torch.rand(1, 3, H, W)
+    own = (x[0].permute(1, 2, 0) * 255).round().byte().numpy()
+    picture = torch.from_numpy(own).permute(2, 0, 1) / 255
+    for precision, most in (("exact", 1e-6), ("fast", 1e-6)):
+        found = model.explain(
+            picture, "occlusion", target=1, window=4, stride=2, fill=own, precision=precision
+        )
+        assert np.abs(found.values).max() <= most * abs(found.evidence["score"])

@@ -63,7 +63,7 @@ def occlusion(
     picture, "probability" of the class asked about (else of the predicted one), "most_probable" class; and
     "projection", the deconvnet projection of map k*.
     Cost: one forward pass per window at most; where that is less work, only what a window changes is computed, with
-    the same numbers (of 64 windows or more, one is compared with a whole picture).
+    the same numbers (one window is always compared with a whole picture).
     Raises `UsageError` when the window is larger than the picture, or the fill a picture of another size.
     """
     height, width = x.shape[-2:]
@@ -83,7 +83,7 @@ def occlusion(
     total = len(x) * len(grid.boxes)
     for i, goal in enumerate(goals):
         one = x[i : i + 1]
-        clean, watch, more = look(model, one, goal, watch)
+        clean, watch, more = look(model, one, goal, watch, precision)
         notes += more
         done = i * len(grid.boxes)
         scans.append(

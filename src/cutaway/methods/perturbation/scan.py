@@ -51,12 +51,17 @@ class Scan:
     report: Report
 
 
-def look(model: VisionModel, x: Tensor, target: Target, watch: Watch) -> tuple[Clean, Watch, tuple[str, ...]]:
-    """The clean picture (1, C, H, W), what can be watched on this network, and notes on what cannot."""
+def look(
+    model: VisionModel, x: Tensor, target: Target, watch: Watch, precision: Precision = "exact"
+) -> tuple[Clean, Watch, tuple[str, ...]]:
+    """The clean picture (1, C, H, W), what can be watched on this network, and notes on what cannot.
+
+    Its precision is that of the windows, so that a window which changes nothing is a drop of 0.
+    """
     nothing = torch.zeros(1, 4, dtype=torch.int64)
     notes: tuple[str, ...] = ()
     layers, output = _layers(target, watch), _output(target, watch)
-    ((_, values),) = evaluate(model, x, nothing, x[0], layers=layers, output=output)
+    ((_, values),) = evaluate(model, x, nothing, x[0], layers=layers, output=output, precision=precision)
     score = _numbers(target.read(values))[0]
     if watch.classes and (values[None].ndim != 2 or values[None].shape[1] < 2):
         shape = tuple(values[None].shape[1:])
