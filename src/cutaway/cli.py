@@ -8,6 +8,7 @@ import typer
 
 from cutaway import __version__
 from cutaway.commands.activations import activations
+from cutaway.commands.atlas import atlas
 from cutaway.commands.console import guarded, robust_streams
 from cutaway.commands.demo import demo
 from cutaway.commands.explain import explain
@@ -47,6 +48,7 @@ def options(
 
 for _command in (demo, explain, methods, layers, filters, activations, judge, matrix):
     app.command()(guarded(_command))
+app.add_typer(atlas)
 
 
 def main() -> None:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from .errors import UsageError, unknown
 from .geometry import Geometry, geometry
-from .graph import Trace
-from .rows import Layer, Layout, layer_rows
+from .graph import Trace, Value
+from .rows import Layer, Layout, layer_rows, read_as
 from .suggest import last_map, stages, suggest
 from .trace import trace
 
@@ -90,6 +90,10 @@ class LayerTable(Sequence[Layer]):
     def follow(self, name: str) -> str | None:
         """The nonlinearity that directly follows a layer, through batch norm and identities, or None."""
         return self.find(name).activation
+
+    def read_as(self, name: str) -> Value:
+        """The value of the trace that a layer's activation is; layers with one value have one activation."""
+        return read_as(self.trace, self.find(name).name)
 
     def suggest(self) -> tuple[str, str]:
         """(layer, reason): the layer that a class activation map should read.

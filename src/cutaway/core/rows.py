@@ -151,22 +151,28 @@ def _grids(trace: Trace) -> Iterator[tuple[int, ...]]:
 
 def _activation(trace: Trace, run: ModuleRun) -> str | None:
     """The nonlinearity that alone reads the output, directly or through batch norm and identities."""
-    found = {_next_activation(trace, values[0]) if values else None for values in run.outputs}
+    found = {_next_activation(trace, values[0])[0] if values else None for values in run.outputs}
     return found.pop() if len(found) == 1 else None
 
 
-def _next_activation(trace: Trace, value: Value) -> str | None:
+def read_as(trace: Trace, name: str) -> Value:
+    """The value that a layer's activation is: its output, or that of the nonlinearity which directly follows."""
+    value = trace.value(name)
+    return _next_activation(trace, value)[1] if _activation(trace, trace.modules[name]) else value
+
+
+def _next_activation(trace: Trace, value: Value) -> tuple[str | None, Value]:
     through: list[str] = []
     while True:
         readers = trace.readers.get(value, ())
         if len(readers) != 1 or value in trace.output:
-            return None
+            return None, value
         node = trace.nodes[readers[0]]
         name = node.name.strip("_")
         if node.family in (Family.RELU, Family.ACTIVATION) and node.inputs[:1] == (value,):
-            return f"{name} after {', '.join(through)}" if through else name
+            return f"{name} after {', '.join(through)}" if through else name, Value(node.index)
         if node.family not in (Family.BATCH_NORM, Family.IDENTITY) or node.hidden:
-            return None
+            return None, value
         if node.family is Family.BATCH_NORM:
             through.append(name)
         value = Value(node.index)

@@ -38,6 +38,8 @@ class Tap(AbstractContextManager["Tap"]):
     stop : end the forward pass once every layer was read.
     leaf : cut the graph at the layers, so that gradients are taken from the output down to them only.
     raw : read module outputs as they are.
+    look : called with (layer name, activation) instead of keeping it: nothing is copied, so whoever looks must be
+        done with it on return and leave it as it is.
 
     Raises `UnknownNameError` for a layer that does not exist, with the nearest names.
     """
@@ -50,10 +52,11 @@ class Tap(AbstractContextManager["Tap"]):
         stop: bool = False,
         leaf: bool = False,
         raw: bool = False,
+        look: Callable[[str, Tensor], None] | None = None,
     ) -> None:
         self._rows = {name: model.layers.find(name) for name in layers}
         self._modules = {name: model.network.get_submodule(name) for name in layers}
-        self._edit, self._stop, self._leaf, self._raw = edit, stop, leaf, raw
+        self._edit, self._stop, self._leaf, self._raw, self._look = edit, stop, leaf, raw, look
         self.calls: dict[str, list[Tensor]] = {name: [] for name in layers}
         self._followed: list[tuple[str, Any]] = []
         self._stack = ExitStack()
@@ -103,6 +106,10 @@ class Tap(AbstractContextManager["Tap"]):
         return hook
 
     def _take(self, name: str, value: Tensor, *, in_place: bool) -> Tensor:
+        if self._look is not None:
+            with torch._C.DisableTorchFunction():
+                self._look(name, as_map(value, self._rows[name]))
+            return value
         edited = value if self._edit is None else self._edit(name, value)
         with torch._C.DisableTorchFunction():  # reading is no part of the computation that modes watch
             # copies on both sides: nothing in place downstream may change what was read

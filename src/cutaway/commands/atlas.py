@@ -1,0 +1,211 @@
+"""`cutaway atlas build|merge`: what every unit of a network answers to, over a set of pictures, in one pass."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from cutaway.core.errors import UsageError
+from cutaway.core.progress import finish
+
+from .console import bar, guarded, say
+from .explain import (
+    QUESTION,
+    ClassesOption,
+    DeviceOption,
+    JsonOption,
+    ModelOption,
+    PreprocessOption,
+    WeightsOption,
+)
+
+if TYPE_CHECKING:
+    from cutaway.sweep.atlas import Atlas
+
+atlas = typer.Typer(
+    name="atlas",
+    no_args_is_help=True,
+    help="What every unit of a network answers to, over a set of pictures, in one pass.",
+)
+
+SWEEP = "How the sweep runs"
+
+
+def build(
+    sources: Annotated[
+        list[str], typer.Argument(metavar="PHOTOS...", help="Pictures and folders of pictures.")
+    ],
+    *,
+    model: ModelOption,
+    output: Annotated[
+        str, typer.Option("-o", "--output", metavar="FOLDER", help="A folder, or a URL that fsspec knows.")
+    ],
+    weights: WeightsOption = None,
+    classes: ClassesOption = None,
+    preprocess: PreprocessOption = None,
+    device: DeviceOption = "auto",
+    layer: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="A,B",
+            help="Layers to watch; all convolutional and linear layers and the blocks when none is named.",
+            rich_help_panel=QUESTION,
+        ),
+    ] = None,
+    k: Annotated[
+        int | None,
+        typer.Option("-k", min=1, help="Pictures kept for each unit: 100, or all.", rich_help_panel=QUESTION),
+    ] = None,
+    keep: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B",
+            help="Of top, extremes, moments, sketch, classes; all when not given.",
+            rich_help_panel=QUESTION,
+        ),
+    ] = None,
+    embed: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="A,B", help="Layers whose mean is kept for every picture.", rich_help_panel=QUESTION
+        ),
+    ] = None,
+    labels: Annotated[
+        str,
+        typer.Option(
+            metavar="FROM",
+            help="auto, none, folder, prefix, or a JSON or CSV file: where the pictures' classes are said.",
+            rich_help_panel=QUESTION,
+        ),
+    ] = "auto",
+    label_classes: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.json",
+            help="Class names and WordNet identifiers the labels are in; else the network's classes.",
+            rich_help_panel=QUESTION,
+        ),
+    ] = None,
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option(help="Who runs the shards.", rich_help_panel=SWEEP)
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="A running Ray cluster, such as auto; else one is started here.", rich_help_panel=SWEEP
+        ),
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Threads that decode pictures; with ray, tasks.", rich_help_panel=SWEEP)
+    ] = 2,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Pictures at a time.", rich_help_panel=SWEEP)
+    ] = None,
+    shard: Annotated[
+        int | None,
+        typer.Option(min=1, help="Pictures to a shard: what a crash can cost.", rich_help_panel=SWEEP),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Processor threads of a shard.", rich_help_panel=SWEEP)
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a network once over pictures and keep what every unit answered to; go on where it was stopped.
+
+    Stopped at any moment, the same command goes on, and the atlas is the same to the bit.
+    """
+    from cutaway.data.folder import Pictures
+    from cutaway.sweep.atlas import build as built
+    from cutaway.sweep.build import local
+    from cutaway.sweep.plan import STATISTICS
+    from cutaway.zoo import load
+
+    network = load(model, weights=weights, classes=classes, preprocess=preprocess, device=device)
+    for note in network.card.get("notes", ()):
+        say(f"{network.name}: {note}")
+    pictures = Pictures(
+        sources,
+        labels=None if labels == "none" else labels,
+        classes=label_classes if label_classes is not None else network.classes or None,
+    )
+    say(f"{len(pictures)} pictures, {pictures.labels_from}")
+    if engine == "ray":
+        from cutaway.sweep.ray_engine import on_ray
+
+        run, decoding = on_ray(address=address, workers=max(1, workers)), 1
+    else:
+        if address is not None:
+            raise UsageError("--address without --engine ray", "--engine ray", "--engine ray")
+        run, decoding = local, workers
+    steps = built(
+        network,
+        pictures,
+        output,
+        layers=_names(layer),
+        k=min(100, len(pictures)) if k is None else k,
+        statistics=STATISTICS if keep is None else tuple(_names([keep])),
+        embeddings=_names(embed),
+        batch=batch,
+        shard=shard,
+        threads=threads,
+        workers=decoding,
+        engine=run,
+    )
+    try:
+        with bar(1) as show:
+            found = finish(steps, show(0, "sweeping"))
+    except KeyboardInterrupt:
+        say(f"what was finished is kept in {output}; the same command goes on")
+        raise
+    _told(found, as_json)
+
+
+def merge(
+    parts: Annotated[list[str], typer.Argument(metavar="ATLAS...", help="Finished atlases of one network.")],
+    *,
+    output: Annotated[
+        str, typer.Option("-o", "--output", metavar="FOLDER", help="Where the joined atlas goes.")
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """Join atlases of one network that were made of different pictures, perhaps on different machines."""
+    from cutaway.sweep.join import join
+
+    _told(join(parts, output), as_json)
+
+
+def _names(given: list[str] | None) -> list[str]:
+    return [part.strip() for name in given or [] for part in name.split(",") if part.strip()]
+
+
+def _told(found: Atlas, as_json: bool) -> None:
+    """What the atlas holds: on stdout, and the pictures that could not be read on stderr."""
+    unread = found.done["unread"]
+    for _, name, reason in unread[:10]:
+        say(f"left out: {name}: {reason}")
+    if len(unread) > 10:
+        say(f"and {len(unread) - 10} more: see pictures.parquet")
+    units = {layer: found.units(layer) for layer in found.layers}
+    about: dict[str, Any] = {
+        "schema": "cutaway/1",
+        "command": "atlas",
+        "folder": str(found.folder),
+        "model": found.about["model"],
+        "pictures": len(found.names),
+        "unread": len(unread),
+        "units": units,
+    }
+    if as_json:
+        typer.echo(json.dumps(about, indent=1))
+        return
+    typer.echo(
+        f"{found.folder}: {sum(units.values())} units of {len(units)} layers of {about['model']['name']}, "
+        f"{len(found.names) - len(unread)} pictures ({len(unread)} could not be read)"
+    )
+
+
+for _command in (build, merge):
+    atlas.command()(guarded(_command))

@@ -1,0 +1,290 @@
+"""An atlas on disk: what every unit of a network has answered to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cutaway.core.errors import InputError, MethodRefusedError, UsageError, unknown
+from cutaway.core.model import VisionModel
+from cutaway.core.progress import Steps
+from cutaway.data.folder import PictureSource
+
+from .build import (
+    MANIFEST,
+    Engine,
+    Job,
+    begin,
+    differences,
+    folded,
+    local,
+    manifest,
+    packed,
+    unpacked,
+)
+from .plan import STATISTICS, Plan, plan
+from .second import Second, joined
+from .shards import Swept
+from .store import Folder
+from .tables import fields_of, pictures_table, statistics_table, units_table
+
+DONE = "atlas.json"
+STATE = "state.safetensors"
+FEATURES = "features.safetensors"
+
+
+@dataclass(frozen=True)
+class Top:
+    """The strongest activations of one unit, best first; one of a picture.
+
+    `values` (k,), `pictures` (k,) their numbers, `rows` and `cols` (k,) on the layer's map, `names` of the pictures,
+    `labels` (k,) class numbers, -1 where unknown.
+    """
+
+    values: Tensor
+    pictures: Tensor
+    rows: Tensor
+    cols: Tensor
+    names: tuple[str, ...]
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+class Atlas:
+    """A finished atlas, by its folder or URL.
+
+    Raises `InputError` for a folder that holds none, or one that is not finished.
+    """
+
+    def __init__(self, folder: str | Path | Folder) -> None:
+        self.folder = folder if isinstance(folder, Folder) else Folder(folder)
+        if not self.folder.has(MANIFEST):
+            raise InputError(
+                f"there is no atlas in {self.folder}",
+                "a folder made by `cutaway atlas build`",
+                f"cutaway atlas build photos/ --model squeezenet1_1 -o {self.folder}",
+            )
+        self.about: dict[str, Any] = self.folder.json(MANIFEST)
+        if not self.folder.has(DONE):
+            raise InputError(
+                f"the atlas in {self.folder} is not finished",
+                "a finished atlas",
+                "the command that began it, again",
+            )
+        self.plan = Plan.from_dict(self.about["plan"])
+
+    def __repr__(self) -> str:
+        return f"<Atlas {self.folder}: {len(self.layers)} layers of {self.about['model']['name']}>"
+
+    @cached_property
+    def done(self) -> dict[str, Any]:
+        """Pictures, their names and labels, and those that could not be read."""
+        found: dict[str, Any] = self.folder.json(DONE)
+        return found
+
+    @cached_property
+    def swept(self) -> Swept:
+        """All reducers, and the rows of the pictures."""
+        return unpacked(self.folder.tensors(STATE), self.plan.layers)
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Names of all pictures; the number of a picture is its place."""
+        names: Sequence[str] = self.done["names"]
+        return names
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """Class numbers of all pictures, -1 where unknown."""
+        return torch.tensor(self.done["labels"], dtype=torch.int64)
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """Names of the classes that labels count in; may be empty."""
+        names: Sequence[str] = self.about["data"]["classes"]
+        return names
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The layers that were watched, each under the first of its names."""
+        return self.plan.layers
+
+    def layer(self, name: str) -> str:
+        """The name under which a layer's statistics stand; raises `UnknownNameError` with the nearest."""
+        for first, others in ((n, self.plan.same.get(n, ())) for n in self.layers):
+            if name == first or name in others:
+                return first
+        raise unknown(
+            "layer of the atlas", name, [*self.layers, *sum(map(tuple, self.plan.same.values()), ())]
+        )
+
+    def units(self, layer: str) -> int:
+        """How many units a layer has."""
+        return self.plan.units[self.layer(layer)]
+
+    def reducer(self, layer: str, statistic: str) -> Any:
+        """A statistic of all units of a layer. Raises `MethodRefusedError` where it was not kept."""
+        found = self.swept.kept[self.layer(layer)].get(statistic)
+        if found is None:
+            raise MethodRefusedError(
+                f"the atlas keeps no {statistic}",
+                f"an atlas with it (this one: {', '.join(self.plan.statistics)})",
+            )
+        return found
+
+    def top(self, layer: str, channel: int, k: int | None = None) -> Top:
+        """The k strongest activations of a unit, all that are kept by default.
+
+        Raises `UsageError` for a channel the layer does not have, and for more than were kept.
+        """
+        table = self.reducer(layer, "top")
+        count = len(table.values)
+        if not 0 <= channel < count:
+            raise UsageError(f"channel {channel} of layer {layer!r}", f"0 to {count - 1}")
+        if k is not None and not 1 <= k <= table.k:
+            raise UsageError(f"k={k} of an atlas that keeps {table.k}", f"1 to {table.k}")
+        held = int((table.pictures[channel] >= 0).sum())
+        part = slice(0, min(held, k or held))
+        pictures = table.pictures[channel, part]
+        return Top(
+            table.values[channel, part],
+            pictures,
+            table.rows[channel, part].long(),
+            table.cols[channel, part].long(),
+            tuple(self.names[p] for p in pictures.tolist()),
+            self.labels[pictures],
+        )
+
+    @cached_property
+    def features(self) -> dict[str, Tensor]:
+        """What the second look found: "grey/layer" (u, k), and where it was made "feature/layer" (u, 3, h, w)."""
+        return self.folder.tensors(FEATURES) if self.folder.has(FEATURES) else {}
+
+    def grey(self, layer: str) -> Tensor:
+        """The activations of a layer's top lists without colour, (u, k); nan where there is none."""
+        return self.features[f"grey/{self.layer(layer)}"]
+
+    def neuron_features(self, layer: str) -> Tensor | None:
+        """The weighted mean patch of every unit, (u, 3, h, w) uint8; None where it was not made.
+
+        A joined atlas has none: the pictures have to be looked at again.
+        """
+        return self.features.get(f"feature/{self.layer(layer)}")
+
+    def check(self, model: VisionModel) -> None:
+        """Raise `InputError` where the atlas is of another network or preprocessing."""
+        now = {
+            **self.about,
+            "model": {"name": model.name, "fingerprint": model.fingerprint},
+            "preprocess": manifest_preprocess(model),
+        }
+        differ = differences(self.about, now)
+        if differ:
+            raise InputError(
+                f"the atlas in {self.folder} is of another network: {'; '.join(differ)}",
+                "the network it was made with",
+            )
+
+
+def manifest_preprocess(model: VisionModel) -> Any:
+    """The preprocessing as a manifest holds it."""
+    import json
+
+    return json.loads(json.dumps(model.preprocess.to_dict()))
+
+
+def build(
+    model: VisionModel,
+    pictures: PictureSource,
+    folder: str | Path,
+    *,
+    layers: Sequence[str] = (),
+    k: int = 100,
+    statistics: Sequence[str] = STATISTICS,
+    embeddings: Sequence[str] = (),
+    batch: int | None = None,
+    shard: int | None = None,
+    threads: int | None = None,
+    workers: int = 2,
+    engine: Engine = local,
+) -> Steps[Atlas]:
+    """Build the atlas of a network over pictures, or go on with it; yields `Progress` in pictures.
+
+    Parameters
+    ----------
+    folder : a path, or a URL that fsspec knows; new, empty, or with this atlas begun.
+    layers, k, statistics, embeddings, batch, shard, threads : see `Plan`.
+    workers : threads that decode pictures ahead.
+    engine : who runs the shards: `local`, or `ray_engine.on_ray(...)`.
+
+    Raises `InputError` for a folder that holds another atlas, saying what differs, and where it cannot be written;
+    what `plan` raises. Stopped at any moment, the next call goes on; the result is the same to the bit.
+    """
+    planned = plan(
+        model,
+        len(pictures),
+        layers=layers,
+        k=k,
+        statistics=statistics,
+        embeddings=embeddings,
+        batch=batch,
+        shard=shard,
+        threads=threads,
+    )
+    known: Sequence[str] = getattr(pictures, "classes", ())
+    labels = pictures.labels
+    count = 0 if labels is None or not len(labels) else max(int(labels.max()) + 1, len(known))
+    job = Job(model, pictures, planned, Folder(folder), count, workers)
+    about = manifest(job, labels_from=getattr(pictures, "labels_from", ""), classes=known)
+    left = begin(job, about)
+    if not job.folder.has(DONE):
+        yield from engine(job, left)
+        yield from _finished(job, known, engine)
+    job.folder.remove([*job.folder.names("shards"), *job.folder.names("second")])
+    return Atlas(job.folder)
+
+
+def _finished(job: Job, known: Sequence[str], engine: Engine) -> Steps[None]:
+    """Join the shards, look again at what top lists hold, write the tables, and last the file that ends it all."""
+    folder, fields = job.folder, fields_of(job.model, job.plan)
+    if folder.has(STATE):
+        whole = unpacked(folder.tensors(STATE), job.plan.layers)
+    else:
+        whole = folded(folder, job.plan, len(job.plan.shards(len(job.pictures))))
+        if "id" not in whole.rows:
+            first = whole.unread[0]
+            raise InputError(
+                f"none of {len(job.pictures)} pictures could be read; the first: {first.reason}", "pictures"
+            )
+        folder.write(STATE, packed(whole))
+    names, labels = list(job.pictures.names), job.pictures.labels
+    grey: dict[str, Tensor] = {}
+    if "top" in job.plan.statistics:
+        tops = {layer: whole.kept[layer]["top"] for layer in job.plan.layers}
+        second = Second(job.model, job.pictures, job.plan, folder, tops, fields, job.workers)
+        parts = [n for n in range(len(second.groups)) if not folder.has(second.name(n))]
+        yield from engine(second, parts)
+        found = joined(folder, [second.name(n) for n in range(len(second.groups))])
+        folder.write(FEATURES, found)
+        grey = {layer: found[f"grey/{layer}"] for layer in tops}
+    folder.write("units.parquet", units_table(whole.kept, names, labels, fields, grey))
+    folder.write("statistics.parquet", statistics_table(whole.kept, job.plan.units))
+    folder.write("pictures.parquet", pictures_table(whole, names, job.model.classes, known))
+    folder.write(
+        DONE,
+        {
+            "pictures": len(names),
+            "unread": [list(one) for one in whole.unread],
+            "names": names,
+            "labels": [-1] * len(names) if labels is None else labels.tolist(),
+            "fields": {layer: [side.tolist() for side in field] for layer, field in fields.items()},
+        },
+    )

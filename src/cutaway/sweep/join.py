@@ -1,0 +1,150 @@
+"""Atlases of different pictures joined into one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cutaway.core.errors import InputError, UsageError
+from cutaway.data.batches import Unread
+
+from .atlas import DONE, FEATURES, STATE, Atlas
+from .build import MANIFEST, packed
+from .plan import Plan
+from .reducers import REDUCERS
+from .shards import Kept, Swept
+from .store import Folder
+from .tables import pictures_table, statistics_table, units_table
+
+_OWN = {"shard", "threads", "batch"}
+"""What may differ between atlases that are joined: how each was computed."""
+
+
+def join(parts: Sequence[str | Path], folder: str | Path) -> Atlas:
+    """One atlas of all the pictures of several, in any order: the order of the parts changes no bit.
+
+    The pictures of the part with the smallest fingerprint come first. Raises `InputError` for atlases of different
+    networks, preprocessing, layers or statistics, saying what differs, for one set of pictures twice, and for a
+    folder that is not empty; `UsageError` for fewer than two.
+    """
+    if len(parts) < 2:
+        raise UsageError(f"{len(parts)} atlas to join", "two or more")
+    atlases = sorted((Atlas(part) for part in parts), key=lambda a: str(a.about["data"]["fingerprint"]))
+    first = atlases[0]
+    for one, next_ in pairwise(atlases):
+        if one.about["data"]["fingerprint"] == next_.about["data"]["fingerprint"]:
+            raise InputError(
+                f"{one.folder} and {next_.folder} are of the same pictures", "atlases of different ones"
+            )
+        differ = _differences(first, next_)
+        if differ:
+            raise InputError(
+                f"{first.folder} and {next_.folder} cannot be joined: {'; '.join(differ)}",
+                "atlases of one network, with the same layers and statistics",
+            )
+    out = Folder(folder)
+    if out.names():
+        raise InputError(f"{out} is not empty", "an empty or a new folder", f"{out}/joined")
+    whole, names, labels, offset = (
+        _shifted(first.swept, 0),
+        list(first.names),
+        first.labels.tolist(),
+        len(first.names),
+    )
+    for atlas in atlases[1:]:
+        part = _shifted(atlas.swept, offset)
+        for layer, reducers in part.kept.items():
+            for name, reducer in reducers.items():
+                whole.kept[layer][name].merge(reducer)
+        rows = {n: torch.cat([values, part.rows[n]]) for n, values in whole.rows.items()}
+        whole = Swept(whole.kept, rows, [*whole.unread, *part.unread])
+        names += atlas.names
+        labels += atlas.labels.tolist()
+        offset += len(atlas.names)
+    about = _about(atlases, whole, len(names))
+    classes = about["data"]["classes"]
+    shown = about["model"].get("classes", [])
+    fields = {layer: (torch.tensor(d), torch.tensor(a)) for layer, (d, a) in first.done["fields"].items()}
+    out.write(MANIFEST, about)
+    out.write(STATE, packed(whole))
+    grey = _grey(atlases, whole.kept)
+    if grey:
+        out.write(FEATURES, {f"grey/{layer}": values for layer, values in grey.items()})
+    out.write("units.parquet", units_table(whole.kept, names, torch.tensor(labels), fields, grey))
+    out.write("statistics.parquet", statistics_table(whole.kept, first.plan.units))
+    out.write("pictures.parquet", pictures_table(whole, names, shown, classes))
+    unread = [list(one) for one in whole.unread]
+    done = {"pictures": len(names), "unread": unread, "names": names, "labels": labels}
+    out.write(DONE, done | {"fields": first.done["fields"]})
+    return Atlas(out)
+
+
+def _grey(atlases: Sequence[Atlas], kept: Kept) -> dict[str, Tensor]:
+    """The activations without colour of the joined top lists, each from the part that its picture is of."""
+    found: dict[str, Tensor] = {}
+    for layer, reducers in kept.items():
+        if "top" not in reducers:
+            continue
+        top: Any = reducers["top"]
+        grey, offset = torch.full_like(top.values, torch.nan), 0
+        for atlas in atlases:
+            table = atlas.reducer(layer, "top")
+            for unit, (mine, theirs) in enumerate(zip(top.pictures, table.pictures, strict=True)):
+                here = (theirs >= 0) & torch.isin(theirs + offset, mine)
+                place = (mine[:, None] == theirs[here] + offset).nonzero()
+                grey[unit, place[:, 0]] = atlas.grey(layer)[unit, here][place[:, 1]]
+            offset += len(atlas.names)
+        found[layer] = grey
+    return found
+
+
+def _about(atlases: Sequence[Atlas], whole: Swept, count: int) -> dict[str, Any]:
+    """The manifest of the joined atlas."""
+    prints = [str(a.about["data"]["fingerprint"]) for a in atlases]
+    sources = [source for a in atlases for source in a.about["data"]["sources"]]
+    first = atlases[0].about
+    data = {
+        **first["data"],
+        "count": count,
+        "fingerprint": hashlib.sha256("\n".join(prints).encode()).hexdigest(),
+        "sources": sources,
+    }
+    own = dict.fromkeys(_OWN, min(Plan.from_dict(first["plan"]).shard, count))
+    return {**first, "data": data, "plan": {**first["plan"], **own}, "joined": prints}
+
+
+def _differences(one: Atlas, other: Atlas) -> list[str]:
+    found = []
+    a, b = one.about, other.about
+    if a["model"]["fingerprint"] != b["model"]["fingerprint"]:
+        found.append(f"the networks are {a['model']['name']} and {b['model']['name']}")
+    if a["preprocess"] != b["preprocess"]:
+        found.append("the preprocessing differs")
+    if a["data"]["classes"] != b["data"]["classes"]:
+        found.append("their labels count in different classes")
+    found += [f"{n} differs" for n, value in a["plan"].items() if n not in _OWN and b["plan"].get(n) != value]
+    return found
+
+
+def _shifted(swept: Swept, by: int) -> Swept:
+    """The same with pictures numbered from `by` on."""
+
+    def moved(name: str, values: Tensor) -> Tensor:
+        return torch.where(values >= 0, values + by, values) if name.endswith("pictures") else values
+
+    kept: Kept = {
+        layer: {
+            name: REDUCERS[name].of({n: moved(n, v) for n, v in reducer.state().items()})
+            for name, reducer in reducers.items()
+        }
+        for layer, reducers in swept.kept.items()
+    }
+    rows = {name: values + by if name == "id" else values for name, values in swept.rows.items()}
+    unread = [Unread(one.number + by, one.name, one.reason) for one in swept.unread]
+    return Swept(kept, rows, unread)

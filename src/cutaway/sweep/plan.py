@@ -1,0 +1,148 @@
+"""What a sweep computes, and in which parts: everything that decides its bits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from cutaway.core.errors import MethodRefusedError, UsageError
+from cutaway.core.layers import Layer
+from cutaway.core.model import VisionModel
+from cutaway.core.windows import suggested_batch
+
+STATISTICS = ("top", "extremes", "moments", "sketch", "classes")
+"""What can be kept of every unit, by the names of the reducers."""
+_LEAST, _SHARDS = 64, 256
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sweep: its layers and statistics, and the shards it falls into.
+
+    Parameters
+    ----------
+    layers : names; layers that read one activation stand under the first of them, the rest in `same`.
+    units : how many units each layer has.
+    same : further names of an activation, by the name that stands in `layers`.
+    k : pictures kept for each unit.
+    statistics : of `STATISTICS`.
+    embeddings : layers whose mean over places is kept for every picture.
+    batch, shard, threads : pictures at a time, pictures to a shard, processor threads. The same numbers give the
+        same bits on one kind of machine, whoever runs the shards and in whatever order.
+    size : (height, width) of the network's pictures.
+    """
+
+    layers: tuple[str, ...]
+    units: Mapping[str, int]
+    same: Mapping[str, tuple[str, ...]]
+    k: int
+    statistics: tuple[str, ...]
+    embeddings: tuple[str, ...]
+    batch: int
+    shard: int
+    threads: int
+    size: tuple[int, int]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, own: Mapping[str, Any]) -> Plan:
+        """Back from `to_dict`."""
+        lists = ("layers", "statistics", "embeddings", "size")
+        same = {name: tuple(others) for name, others in own["same"].items()}
+        return cls(**{**own, **{n: tuple(own[n]) for n in lists}, "same": same})
+
+    def shards(self, count: int) -> list[range]:
+        """The picture numbers of each shard of `count` pictures."""
+        return [range(first, min(first + self.shard, count)) for first in range(0, count, self.shard)]
+
+
+def plan(
+    model: VisionModel,
+    count: int,
+    *,
+    layers: Sequence[str] = (),
+    k: int = 100,
+    statistics: Sequence[str] = STATISTICS,
+    embeddings: Sequence[str] = (),
+    batch: int | None = None,
+    shard: int | None = None,
+    threads: int | None = None,
+) -> Plan:
+    """The plan of a sweep over `count` pictures.
+
+    Without `layers`: all convolutional and linear layers, and the blocks down to two names deep (`layer3`,
+    `layer3.0`, `features.10`). Raises `UnknownNameError` for a layer that does not exist, `UsageError` for one that
+    has no activation of its own, and for fewer pictures than `k`.
+    """
+    if count < 1:
+        raise UsageError("a sweep over no pictures", "at least one")
+    if not 1 <= k <= count:
+        raise UsageError(f"k={k} of {count} pictures", f"1 to {count}", f"k={min(100, count)}")
+    wrong = [name for name in statistics if name not in STATISTICS]
+    if wrong:
+        raise UsageError(f"statistics {', '.join(wrong)}", ", ".join(STATISTICS))
+    for name, value in (("batch", batch), ("shard", shard), ("threads", threads)):
+        if value is not None and value < 1:
+            raise UsageError(f"{name}={value}", "at least 1")
+    chosen, same = _distinct(model, [_asked(model, n) for n in layers] or _usual(model))
+    shape = model.layers.trace.shape
+    size = (shape[2], shape[3])
+    batch = batch or suggested_batch(torch.empty(1, 1, *size, device="meta")) * 2
+    shard = shard or max(_LEAST, math.ceil(count / _SHARDS))
+    return Plan(
+        tuple(chosen),
+        {name: model.layers.find(name).units for name in chosen},
+        same,
+        k,
+        tuple(s for s in STATISTICS if s in statistics),
+        tuple(_asked(model, name).name for name in embeddings),
+        min(batch, shard),
+        math.ceil(shard / batch) * batch if shard > batch else shard,
+        threads or torch.get_num_threads(),
+        size,
+    )
+
+
+def _usual(model: VisionModel) -> list[Layer]:
+    """Convolutional and linear layers, and blocks."""
+    blocks = {n for n, m in model.network.named_modules() if n and any(True for _ in m.children())}
+    found = [
+        row
+        for row in model.layers
+        if _readable(model, row)
+        and (row.weights_per_unit is not None or (row.name in blocks and row.name.count(".") < 2))
+    ]
+    if not found:
+        raise MethodRefusedError(
+            "no layer of this network gives one map or vector", "a convolutional network"
+        )
+    return found
+
+
+def _asked(model: VisionModel, name: str) -> Layer:
+    row = model.layers.find(name)
+    if not _readable(model, row):
+        why = f"ran {row.runs} times" if row.runs != 1 else f"gives {row.shape}"
+        raise UsageError(f"layer {name!r}, which {why}", "a layer that runs once and gives maps or a vector")
+    return row
+
+
+def _readable(model: VisionModel, row: Layer) -> bool:
+    return row.runs == 1 and row.layout != "other" and model.layers.trace.modules[row.name].bare
+
+
+def _distinct(model: VisionModel, rows: Sequence[Layer]) -> tuple[list[str], dict[str, tuple[str, ...]]]:
+    """Each activation under the first of its names, and the further names of those that have some."""
+    by_value: dict[object, list[str]] = {}
+    for row in rows:
+        names = by_value.setdefault(model.layers.read_as(row.name), [])
+        if row.name not in names:
+            names.append(row.name)
+    return [n[0] for n in by_value.values()], {n[0]: tuple(n[1:]) for n in by_value.values() if n[1:]}

@@ -1,0 +1,93 @@
+"""What one layer answered to one batch of pictures, boiled down; whole maps are never kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+
+from torch import Tensor
+
+from cutaway.core.errors import InputError
+
+from .sketch import counts
+
+
+class Seen:
+    """The activations of a layer, maps (n, u, h, w), for pictures `ids` (n,) with class numbers `labels` (n,).
+
+    Everything is computed when first asked for, and once. Maps may lie in memory in any order; with channels last,
+    each pass over them is one read.
+
+    >>> seen = Seen(torch.tensor([[[[1.0, 5.0], [5.0, 2.0]]]]), torch.tensor([7]))
+    >>> seen.peaks, seen.rows, seen.cols, seen.sums
+    (tensor([[5.]]), tensor([[0]]), tensor([[1]]), tensor([[13.]], dtype=torch.float64))
+    """
+
+    def __init__(self, maps: Tensor, ids: Tensor, labels: Tensor | None = None) -> None:
+        self.maps = maps.detach().float()
+        self.ids, self.labels = ids, labels
+
+    @property
+    def places(self) -> int:
+        """Positions of one map."""
+        return self.maps.shape[2] * self.maps.shape[3]
+
+    def _lines(self, maps: Tensor, reduced: Callable[[Tensor, int], Tensor]) -> Tensor:
+        """The rows of all maps reduced to a number each, (n, u, h), reading memory in its own order."""
+        n, u, h, w = maps.shape
+        if maps.is_contiguous():
+            return reduced(maps, 3)
+        return reduced(maps.permute(0, 2, 3, 1).reshape(n * h, w, u), 1).view(n, h, u).transpose(1, 2)
+
+    @cached_property
+    def _across(self) -> Tensor:
+        """The largest value of each row of a map, (n, u, h)."""
+        return self._lines(self.maps, Tensor.amax)
+
+    @cached_property
+    def peaks(self) -> Tensor:
+        """The largest value of each map, (n, u). Raises `InputError` where one is not a number."""
+        peaks = self._across.amax(2).cpu()
+        if not bool(peaks.isfinite().all()):
+            n, u = (~peaks.isfinite()).nonzero()[0].tolist()
+            raise InputError(
+                f"channel {u} answers picture {int(self.ids[n])} with {float(peaks[n, u])}",
+                "finite activations",
+            )
+        return peaks
+
+    @cached_property
+    def _rows(self) -> Tensor:
+        return self._across.argmax(2)
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """The row of the first place that holds the largest value, (n, u)."""
+        return self._rows.cpu()
+
+    @cached_property
+    def cols(self) -> Tensor:
+        """Its column, (n, u)."""
+        n, u, _, w = self.maps.shape
+        line = self.maps.gather(2, self._rows[:, :, None, None].expand(n, u, 1, w))
+        return line[:, :, 0].argmax(2).cpu()
+
+    @cached_property
+    def lows(self) -> Tensor:
+        """The smallest value of each map, (n, u)."""
+        return self.maps.amin((2, 3)).cpu()
+
+    @cached_property
+    def sums(self) -> Tensor:
+        """The sum of each map, (n, u), float64."""
+        return self._lines(self.maps, Tensor.sum).cpu().double().sum(2)
+
+    @cached_property
+    def squares(self) -> Tensor:
+        """The sum of squares over places and pictures, (u,), float64."""
+        return self._lines(self.maps.square(), Tensor.sum).cpu().double().sum((0, 2))
+
+    @cached_property
+    def counts(self) -> Tensor:
+        """How many values of each unit fall into each bucket of the sketch, (u, buckets)."""
+        return counts(self.maps).cpu()

@@ -1,0 +1,125 @@
+"""Files of an atlas, on a disk or in an object store: each appears whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor
+
+from cutaway.core.errors import InputError
+from cutaway.core.files import whole_file
+
+SCHEMA = 1
+"""Version of the layout of an atlas."""
+
+
+class Folder:
+    """A folder of whole files, by path or by a URL that fsspec knows (`s3://bucket/atlas`, `memory://atlas`).
+
+    >>> folder = Folder("memory://example")
+    >>> folder.write("a/b.json", {"k": 9})
+    >>> folder.json("a/b.json"), folder.names("a"), folder.has("a/c.json")
+    ({'k': 9}, ['a/b.json'], False)
+    """
+
+    def __init__(self, url: str | Path) -> None:
+        import fsspec
+
+        self.url = str(url)
+        try:
+            self._files, root = fsspec.core.url_to_fs(self.url)
+        except (ImportError, ValueError) as error:
+            raise InputError(f"cannot open {url}: {error}", "a folder, or a URL that fsspec knows") from error
+        self._root = root.rstrip("/")
+        self.local = (
+            Path(root) if getattr(self._files, "protocol", None) in ("file", ("file", "local")) else None
+        )
+
+    def __getstate__(self) -> str:
+        return self.url
+
+    def __setstate__(self, url: str) -> None:
+        self.__init__(url)  # type: ignore[misc]
+
+    def __str__(self) -> str:
+        return self.url
+
+    def write(self, name: str, content: bytes | dict[str, Any] | dict[str, Tensor], **about: str) -> None:
+        """Write one file: bytes, JSON for a mapping of plain values, safetensors for one of tensors.
+
+        Raises `InputError` where it cannot be written; what stood there before is then still there.
+        """
+        if isinstance(content, dict):
+            if name.endswith(".safetensors"):
+                content = safetensors.torch.save(content, metadata=about)
+            else:
+                content = (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
+        try:
+            if self.local is not None:
+                path = self.local / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with whole_file(path) as temporary:
+                    temporary.write_bytes(content)
+            else:
+                self._files.makedirs(f"{self._root}/{name}".rpartition("/")[0], exist_ok=True)
+                self._files.pipe_file(f"{self._root}/{name}", content)
+        except OSError as error:
+            full = "; the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+            raise InputError(
+                f"cannot write {self.url}/{name}: {error.strerror or error}{full}",
+                "a folder that can be written and has room",
+                "the same command again once there is: what was finished is kept",
+            ) from error
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a file. Raises `InputError` where there is none."""
+        try:
+            content: bytes = self._files.cat_file(f"{self._root}/{name}")
+        except OSError as error:
+            raise InputError(
+                f"cannot read {self.url}/{name}: {error.strerror or error}", "an atlas"
+            ) from error
+        return content
+
+    def json(self, name: str) -> Any:
+        """A JSON file. Raises `InputError` for one that is not."""
+        try:
+            return json.loads(self.read(name))
+        except ValueError as error:
+            raise InputError(f"{self.url}/{name} is no JSON ({error})", "an atlas") from error
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """A file of tensors. Raises `InputError` for one that is damaged."""
+        content = self.read(name)
+        try:
+            return safetensors.torch.load(content)
+        except (safetensors.SafetensorError, ValueError, KeyError) as error:
+            raise InputError(
+                f"{self.url}/{name} is damaged ({error})",
+                "a file as it was written",
+                "delete it and run again",
+            ) from error
+
+    def has(self, name: str) -> bool:
+        """Whether a file is there."""
+        return bool(self._files.exists(f"{self._root}/{name}"))
+
+    def names(self, under: str = "") -> list[str]:
+        """The files under a name, sorted; temporary ones are none."""
+        start = f"{self._root}/{under}".rstrip("/")
+        if not self._files.exists(start):
+            return []
+        found: Iterable[str] = self._files.find(start)
+        names = (path.removeprefix(self._root).lstrip("/") for path in found)
+        return sorted(n for n in names if not n.rpartition("/")[2].startswith("."))
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Delete files that are there."""
+        for name in names:
+            if self.has(name):
+                self._files.rm_file(f"{self._root}/{name}")
