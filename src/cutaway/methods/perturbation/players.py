@@ -10,12 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cutaway.core.errors import MethodRefusedError, UsageError, missing
+from cutaway.core.errors import MethodRefusedError, UsageError
 from cutaway.core.method import Range
 from cutaway.core.model import VisionModel
 from cutaway.core.progress import Progress, Steps
 from cutaway.core.target import Target
 from cutaway.core.windows import evaluate
+
+from .superpixels import superpixels
 
 Division = Annotated[
     Literal["grid", "quickshift", "slic"], "cells of a grid, or superpixels that follow the picture's colours"
@@ -95,17 +97,13 @@ def divide(picture: Tensor, how: str, across: int, pieces: int, seed: int) -> Pl
             )
         down, right = (torch.arange(n) * across // n for n in (height, width))
         return Players(down[:, None] * across + right)
-    try:
-        from skimage.segmentation import quickshift, slic
-    except ImportError as error:
-        raise missing("scikit-image", "segment", "a division into superpixels") from error
-    seen = picture.detach().expand(3, -1, -1).permute(1, 2, 0).double().cpu().numpy()
+    given: dict[str, Any]
     if how == "slic":
-        found = slic(seen, n_segments=pieces, compactness=10, start_label=0)
+        given = {"n_segments": pieces, "compactness": 10, "start_label": 0}
     else:
-        found = quickshift(seen, kernel_size=4, max_dist=200, ratio=0.2, rng=seed)  # type: ignore[no-untyped-call]
-    numbers = np.unique(found, return_inverse=True)[1].reshape(height, width)
-    players = Players(torch.from_numpy(numbers.astype(np.int64)))
+        given = {"kernel_size": 4, "max_dist": 200, "ratio": 0.2, "rng": seed}
+    why = "a division into superpixels"
+    players = Players(superpixels(picture, "slic" if how == "slic" else "quickshift", why, **given))
     if players.count < 2:
         raise MethodRefusedError(
             f"{how} finds one superpixel in this picture, so there is nothing to compare",

@@ -1,0 +1,258 @@
+"""The crops that excite a unit most, each projected to pixels: one activation at a time, batched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from cutaway.core.errors import MethodRefusedError, UnknownNameError, UsageError
+from cutaway.core.geometry import Box, receptive_field
+from cutaway.core.layers import LayerTable
+from cutaway.core.model import VisionModel
+from cutaway.core.operators import Family
+from cutaway.core.rules import Rule, plain
+from cutaway.core.tap import Tap
+from cutaway.core.target import gradient
+from cutaway.core.window_order import suggested_batch
+from cutaway.methods.projection.rules import deconvnet_relu, guided_relu, reach, skip_contrast, under
+
+from .interior import interior
+
+Projecting = Literal["deconvnet", "guided", "backprop"]
+Route = Literal["crop", "whole"]
+Span = tuple[int, int]
+
+RULES: Mapping[Projecting, Mapping[Family, Rule]] = {
+    "deconvnet": {Family.RELU: deconvnet_relu, Family.NORM: skip_contrast},
+    "guided": {Family.RELU: guided_relu, Family.NORM: plain},
+    "backprop": {},
+}
+"""What each kind of projection sends back through ReLU and local response normalisation."""
+
+
+@dataclass(frozen=True)
+class Projections:
+    """One unit's projections from n pictures, each cropped to its receptive field.
+
+    `tiles` (n, 3, h, w) are signed numbers in pixel space, zero beyond the picture; `boxes` the pixels of each tile,
+    (top, left, bottom, right) with all ends included, possibly beyond the picture; `values` (n,) the activations;
+    `routes` says of each picture whether only a crop of it was run, or all of it.
+    """
+
+    tiles: Tensor
+    boxes: tuple[Box, ...]
+    values: Tensor
+    routes: tuple[Route, ...]
+    notes: tuple[str, ...] = ()
+
+
+def projections(
+    model: VisionModel,
+    layer: str,
+    channel: int,
+    pictures: Tensor,
+    rows: Sequence[int] | Tensor,
+    cols: Sequence[int] | Tensor,
+    rule: Projecting = "deconvnet",
+) -> Projections:
+    """A unit's activation in each picture projected to pixels, every other activation of the layer zero.
+
+    Parameters
+    ----------
+    layer, channel : the unit, read after the nonlinearity that directly follows the layer.
+    pictures : (n, 3, H, W) pixels in [0, 1], as the network sees them.
+    rows, cols : (n,) where in the layer's map the activation lies, from 0.
+    rule : "deconvnet" (Zeiler & Fergus 2014, sec. 2.1), "guided" (Springenberg 2015, sec. 3.4) or "backprop".
+
+    The signal starts from the activation itself. A unit whose field lies inside the picture, behind windows alone
+    (see `interior`), needs no more than the crop of its field, run from and back to pixels; others take the whole
+    picture. Both routes give the same numbers, those of the methods of that name with `start="activation"`.
+
+    Raises `UnknownNameError` for the layer, channel or a position, `UsageError` for pictures or positions of another
+    shape, `MethodRefusedError` when an operator is out of the rule's reach.
+
+    >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.MaxPool2d(2))
+    >>> from cutaway import Preprocess
+    >>> found = projections(VisionModel(net, Preprocess(), name="tiny"), "2", 1, torch.rand(2, 3, 20, 20), [0, 4], [3, 7])
+    >>> found.tiles.shape, found.routes, found.boxes[1]
+    (torch.Size([2, 3, 4, 4]), ('crop', 'crop'), Box(top=8, left=14, bottom=11, right=17))
+    """
+    if rule not in RULES:
+        raise UsageError(f"rule={rule!r}", " or ".join(map(repr, RULES)), "rule='deconvnet'")
+    x, at = _checked(model, pictures, rows, cols)
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.autocast(model.device.type, enabled=False),
+        model.guard(),
+    ):
+        x = x.clone() if x.is_inference() else x.detach()
+        table = layer_table(model, x)
+        return _projected(model, table, unit_of(table, layer, channel, at), channel, x, at, rule)
+
+
+def unit_of(table: LayerTable, layer: str, channel: int, at: Sequence[tuple[int, int]] = ()) -> str:
+    """The layer's own name; raises where it has no maps, not that channel, or not those positions."""
+    row = table.find(layer)
+    if row.layout not in ("map", "nhwc", "tokens") or row.grid is None or row.runs != 1:
+        raise UsageError(
+            f"layer {layer!r} {'ran several times' if row.runs != 1 else 'gives no maps'}",
+            "a layer with rows and columns that runs once",
+            repr(table.suggest()[0]),
+        )
+    if not 0 <= channel < row.units:
+        raise UnknownNameError(f"channel {channel} of {layer!r}", f"0 to {row.units - 1}")
+    high, wide = row.grid
+    for r, c in at:
+        if not (0 <= r < high and 0 <= c < wide):
+            raise UnknownNameError(
+                f"position {r},{c} of {layer!r}", f"rows 0 to {high - 1}, columns 0 to {wide - 1}"
+            )
+    return row.name
+
+
+def _checked(
+    model: VisionModel, pictures: Tensor, rows: Sequence[int] | Tensor, cols: Sequence[int] | Tensor
+) -> tuple[Tensor, list[tuple[int, int]]]:
+    """The pictures where the network is, and a position for each."""
+    if pictures.ndim != 4 or not pictures.is_floating_point() or not len(pictures):
+        raise UsageError(
+            f"pictures of shape {tuple(pictures.shape)}, {pictures.dtype}",
+            "floating-point pixels (n, 3, H, W) in [0, 1], n at least 1",
+            "model.pixels(photograph)",
+        )
+    at = [(int(r), int(c)) for r, c in zip(rows, cols, strict=False)]
+    if not len(rows) == len(cols) == len(pictures):
+        raise UsageError(
+            f"{len(rows)} rows and {len(cols)} columns for {len(pictures)} pictures",
+            "one of each per picture",
+        )
+    return pictures.to(model.device, model.dtype), at
+
+
+def layer_table(model: VisionModel, x: Tensor) -> LayerTable:
+    """The model's layer table for pictures of the size of x, (n, C, H, W)."""
+    table = model.layers
+    if table.trace.shape[-2:] == tuple(x.shape[-2:]):
+        return table
+    with torch.no_grad(), torch.random.fork_rng(devices=model.random_devices):
+        return LayerTable.build(model, x[:1])
+
+
+def _projected(
+    model: VisionModel,
+    table: LayerTable,
+    layer: str,
+    channel: int,
+    x: Tensor,
+    at: Sequence[tuple[int, int]],
+    rule: Projecting,
+) -> Projections:
+    size = (int(x.shape[-2]), int(x.shape[-1]))
+    boxes, notes = fields(table, layer, at, size)
+    # TensorFlow's SAME padding depends on the picture's size, so that a crop would be padded otherwise
+    inner = interior(table.trace, layer) if model.preprocess.padding == "torch" else None
+    inside = [i for i, p in enumerate(at) if inner is not None and inner.holds(*p, size)]
+    outside = sorted(set(range(len(at))) - set(inside))
+    tiles = x.new_zeros(len(x), x.shape[1], boxes[0].height, boxes[0].width)
+    values = x.new_zeros(len(x))
+    if inner is not None and inside:
+        crops = [inner.crop(*at[i]) for i in inside]
+        places = [inner.position] * len(inside)
+        parts = torch.stack([window(x[i], crop) for i, crop in zip(inside, crops, strict=True)])
+        signal, values[inside], said = _signals(model, layer, channel, parts, places, rule)
+        notes += said
+        for i, crop, one in zip(inside, crops, signal, strict=True):
+            tiles[i] = window(one, _moved(boxes[i], -crop.top, -crop.left))
+    if outside:
+        signal, values[outside], said = _signals(
+            model, layer, channel, x[outside], [at[i] for i in outside], rule
+        )
+        notes += said
+        for i, one in zip(outside, signal, strict=True):
+            tiles[i] = window(one, boxes[i])
+    routes: list[Route] = ["crop" if i in set(inside) else "whole" for i in range(len(at))]
+    return Projections(tiles, tuple(boxes), values, tuple(routes), tuple(dict.fromkeys(notes)))
+
+
+def _signals(
+    model: VisionModel,
+    layer: str,
+    channel: int,
+    x: Tensor,
+    at: Sequence[tuple[int, int]],
+    rule: Projecting,
+) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+    """The signal at every pixel (n, 3, H, W), the activations (n,) and what must be said."""
+    signals, values = [], []
+    notes: tuple[str, ...] = ()
+    positions, step = torch.tensor(at, device=x.device), suggested_batch(x)
+    for part, here in zip(torch.split(x, step), torch.split(positions, step), strict=True):
+        seen = part.detach().requires_grad_()
+        with under(RULES[rule], model) as mode, Tap(model, layer, stop=True) as tap:
+            model(seen)
+        maps = tap.maps(layer)
+        if RULES[rule]:
+            notes = reach(mode, [maps], f"{layer}:{channel}", rule)
+        picked = maps[torch.arange(len(seen), device=x.device), channel, here[:, 0], here[:, 1]]
+        (signal,) = gradient((picked * picked.detach()).sum(), seen)
+        signals.append(signal)
+        values.append(picked.detach())
+    return torch.cat(signals), torch.cat(values), notes
+
+
+def fields(
+    table: LayerTable, layer: str, at: Sequence[tuple[int, int]], size: tuple[int, int]
+) -> tuple[list[Box], tuple[str, ...]]:
+    """What each position of a layer sees, all boxes of one size; the whole picture where that is not known.
+
+    Along an axis where the field is as long as the picture, or wraps around it, the box is the picture's.
+    """
+    try:
+        found = {p: receptive_field(table.trace, layer, *p) for p in dict.fromkeys(at)}
+    except MethodRefusedError as error:
+        return [Box(0, 0, size[0] - 1, size[1] - 1)] * len(at), (f"shown whole: {error.found}",)
+    rows, columns = (
+        _ends([(_along(f.unclipped, i), f.clipped and _along(f.clipped, i)) for f in found.values()], size[i])
+        for i in (0, 1)
+    )
+    boxes = {
+        p: Box(top, left, bottom, right)
+        for p, (top, bottom), (left, right) in zip(found, rows, columns, strict=True)
+    }
+    return [boxes[p] for p in at], ()
+
+
+def _along(box: Box, axis: int) -> Span:
+    return box[axis], box[axis + 2]
+
+
+def _ends(spans: Sequence[tuple[Span, Span | None]], length: int) -> list[Span]:
+    """Along one axis the first and last pixel of every box, from the fields with and without what lies beyond."""
+    longest = max(last - first + 1 for (first, last), _ in spans)
+    wraps = any(real and (real[0] < whole[0] or real[1] > whole[1]) for whole, real in spans)
+    if longest >= length or wraps:
+        return [(0, length - 1)] * len(spans)
+    return [(first, first + longest - 1) for (first, _), _ in spans]
+
+
+def window(picture: Tensor, box: Box, beyond: float = 0.0) -> Tensor:
+    """The pixels of a box, (C, h, w), of a picture (C, H, W), with `beyond` where the box leaves it.
+
+    >>> window(torch.ones(1, 2, 2), Box(1, -1, 2, 0)).tolist()
+    [[[0.0, 1.0], [0.0, 0.0]]]
+    """
+    out = picture.new_full((picture.shape[0], box.height, box.width), beyond)
+    top, left = max(box.top, 0), max(box.left, 0)
+    inside = picture[:, top : max(box.bottom + 1, 0), left : max(box.right + 1, 0)]
+    down, across = top - box.top, left - box.left
+    out[:, down : down + inside.shape[1], across : across + inside.shape[2]] = inside
+    return out
+
+
+def _moved(box: Box, down: int, across: int) -> Box:
+    return Box(box.top + down, box.left + across, box.bottom + down, box.right + across)

@@ -1,0 +1,276 @@
+"""Projections of single activations: equal to the methods on the whole picture, by crops wherever that is exact."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import cutaway
+from cutaway.core.errors import MethodRefusedError, UnknownNameError, UsageError
+from cutaway.core.geometry import Box
+from cutaway.methods.units.interior import Interior, interior
+from cutaway.methods.units.projected import Projections, projections
+
+from ..nets import picture
+
+NAMES = {"deconvnet": "deconvnet", "guided": "guided_backprop", "backprop": "backprop"}
+SIZE = 47
+
+
+class Fires(nn.Module):
+    """Strides, overlapping pools that round up, padding, concatenations: SqueezeNet in small."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.pool = nn.Conv2d(3, 6, 3, 2, 1), nn.MaxPool2d(3, 2, ceil_mode=True)
+        self.squeeze, self.one, self.three = (
+            nn.Conv2d(6, 4, 1),
+            nn.Conv2d(4, 5, 1),
+            nn.Conv2d(4, 5, 3, padding=1),
+        )
+        self.down, self.last = nn.AvgPool2d(2), nn.Conv2d(10, 4, 3, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.pool(F.relu(self.stem(x)))
+        s = F.relu(self.squeeze(h))
+        h = self.down(torch.cat([F.relu(self.one(s)), F.relu(self.three(s))], 1))
+        return F.relu(self.last(h)).mean((2, 3))
+
+
+class Residual(nn.Module):
+    """Batch norm, an addition, contrast normalisation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm = nn.Conv2d(3, 6, 3, 2, 1), nn.BatchNorm2d(6)
+        self.b, self.c = nn.Conv2d(6, 6, 3, padding=1), nn.Conv2d(6, 6, 3, 2, 1)
+        self.contrast, self.short = nn.LocalResponseNorm(3), nn.Conv2d(6, 6, 1, 2)
+        self.end = nn.ReLU()
+        self.norm.running_mean, self.norm.running_var = torch.rand(6) / 5, 0.5 + torch.rand(6)  # type: ignore[assignment]
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.contrast(F.relu(self.norm(self.a(x))))
+        return self.end(self.c(F.relu(self.b(h))) + self.short(h)).mean((2, 3))
+
+
+class Whole(nn.Module):
+    """One convolution behind something that a crop would see otherwise."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        mode = "circular" if how == "wraps" else "zeros"
+        padding = 0 if how == "adaptive" else 1
+        self.how, self.conv = how, nn.Conv2d(3, 5, 3, padding=padding, padding_mode=mode)
+        self.second = nn.Conv2d(5, 4, 3)
+        self.place = nn.Parameter(torch.rand(1, 1, SIZE, SIZE))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.relu(self.conv(x))
+        if self.how == "constant":
+            h = h + self.place
+        elif self.how == "statistics":
+            h = h * h.mean((2, 3), keepdim=True)
+        elif self.how == "resized":
+            h = F.interpolate(h, (40, 40), mode="nearest")
+        elif self.how == "adaptive":
+            h = F.adaptive_avg_pool2d(h, 15)  # three by three of 45, which a crop would cut otherwise
+        elif self.how == "axes":
+            h = h.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+        return F.relu(self.second(h)).mean((2, 3))
+
+
+def model_of(net: nn.Module, **prep: Any) -> cutaway.VisionModel:
+    given = {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.25), "channels": "BGR"} | prep
+    return cutaway.VisionModel(net.double().eval(), cutaway.Preprocess(**given), name="small")
+
+
+def positions(model: cutaway.VisionModel, layer: str, x: Tensor) -> list[tuple[int, int]]:
+    model.pixels(x)
+    grid = model.layers.find(layer).grid
+    assert grid is not None
+    return [(r, c) for r in range(grid[0]) for c in range(0, grid[1], 3)]
+
+
+def strongest(model: cutaway.VisionModel, layer: str, x: Tensor, position: str | None = None) -> int:
+    """A channel that answers, so that no projection is right by being zero."""
+    found = model.explain(x, "building_blocks", layer=layer, position=position, channels=1, groups=0)
+    assert found.values[0, 0] > 0
+    return int(found.rows[0].rpartition(":")[2])
+
+
+def cut(picture: Tensor, box: Box) -> Tensor:
+    """The box by a loop over its pixels, zero where there is none."""
+    out = torch.zeros(3, box.height, box.width, dtype=picture.dtype)
+    for r in range(box.height):
+        for c in range(box.width):
+            y, x = box.top + r, box.left + c
+            if 0 <= y < picture.shape[1] and 0 <= x < picture.shape[2]:
+                out[:, r, c] = picture[:, y, x]
+    return out
+
+
+def same_as_the_method(
+    model: cutaway.VisionModel, layer: str, channel: int, x: Tensor, at: list[tuple[int, int]], rule: Any
+) -> Projections:
+    found = projections(model, layer, channel, x, [p[0] for p in at], [p[1] for p in at], rule)
+    for i, place in enumerate(at):
+        target = cutaway.unit(layer, channel, *place)
+        want = model.explain(x[i], NAMES[rule], target, start="activation")
+        heat, tile = torch.from_numpy(want.values), found.tiles[i]
+        assert found.values[i].item() == pytest.approx(want.evidence["score"], rel=1e-10)
+        torch.testing.assert_close(
+            tile, cut(heat, found.boxes[i]), rtol=0, atol=1e-10 * float(heat.abs().max())
+        )
+        torch.testing.assert_close(tile.abs().sum(), heat.abs().sum())  # nothing lies outside the box
+    return found
+
+
+@pytest.mark.parametrize("rule", NAMES)
+@pytest.mark.parametrize(
+    ("net", "layer"),
+    [(Fires, "stem"), (Fires, "pool"), (Fires, "three"), (Fires, "down"), (Fires, "last"), (Residual, "end")],
+)
+def test_every_position_equals_the_method_on_the_whole_picture(
+    net: type[nn.Module], layer: str, rule: str
+) -> None:
+    torch.manual_seed(3)
+    model = model_of(net())
+    at = positions(model, layer, picture(1, 3, SIZE, SIZE))
+    at = at[:: 1 + len(at) // 24]
+    x = picture(len(at), 3, SIZE, SIZE)
+    channel = strongest(model, layer, x[0])
+    found = same_as_the_method(model, layer, channel, x, at, rule)
+    assert float(found.values.max()) > 0
+    assert set(found.routes) == {"crop", "whole"}
+
+
+@pytest.mark.parametrize("how", ["wraps", "constant", "statistics", "resized", "adaptive", "axes"])
+def test_what_a_crop_would_see_otherwise_takes_the_whole_picture(how: str) -> None:
+    torch.manual_seed(1)
+    model = model_of(Whole(how), crop=SIZE)
+    at = [(4, 5), (10, 9), (0, 0)]
+    found = same_as_the_method(model, "second", 2, picture(3, 3, SIZE, SIZE), at, "backprop")
+    assert found.routes == ("whole",) * 3
+
+
+def test_padding_that_depends_on_the_size_takes_the_whole_picture() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.Conv2d(4, 4, 3, 2, 1), nn.ReLU())
+    model = model_of(net, padding="tensorflow_same")
+    found = same_as_the_method(model, "3", 2, picture(2, 3, SIZE, SIZE), [(5, 5), (6, 4)], "guided")
+    assert found.routes == ("whole", "whole")
+
+
+def test_a_crop_out_of_phase_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oracle fails where crops begin at the field instead of a multiple of the stride."""
+    torch.manual_seed(3)
+    right = Interior.crop
+
+    def beside(self: Interior, row: int, column: int) -> Box:
+        box = right(self, row, column)
+        return Box(box.top + 1, box.left, box.bottom + 1, box.right)
+
+    model, x = model_of(Fires()), picture(1, 3, SIZE, SIZE)
+    channel = strongest(model, "last", x[0], "2,2")
+    assert same_as_the_method(model, "last", channel, x, [(2, 2)], "deconvnet").routes == ("crop",)
+    monkeypatch.setattr(Interior, "crop", beside)
+    with pytest.raises(AssertionError):
+        same_as_the_method(model, "last", channel, x, [(2, 2)], "deconvnet")
+
+
+def test_units_that_read_padding_are_not_cropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oracle fails where border units are run from a crop too."""
+    torch.manual_seed(3)
+    model, x = model_of(Fires()), picture(1, 3, SIZE, SIZE)
+    channel = strongest(model, "three", x[0], "1,0")
+    monkeypatch.setattr(Interior, "crop", lambda *_: Box(0, 0, 17, 17))
+    monkeypatch.setattr(Interior, "position", (1, 1))
+    monkeypatch.setattr(Interior, "holds", lambda *_: True)
+    with pytest.raises(AssertionError):
+        same_as_the_method(model, "three", channel, x, [(1, 0)], "deconvnet")
+
+
+def test_interior_is_where_no_padding_is_read() -> None:
+    """A unit is interior when it answers alike to zero padding and to none at all, on a picture made larger."""
+    torch.manual_seed(5)
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 5, 2, 2), nn.ReLU(), nn.MaxPool2d(3, 2, 1), nn.Conv2d(4, 2, 3, 1, 1)
+    ).double()
+    model, x = model_of(net), picture(1, 3, 40, 40)
+    model.pixels(x)
+    inner = interior(model.layers.trace, "3")
+    assert inner is not None
+    wide = F.pad(model.preprocess.normalise(x), (8, 8, 8, 8), value=100.0)  # jump 4: two positions more
+    small, large = net(model.preprocess.normalise(x)), net(wide)[:, :, 2:-2, 2:-2]
+    for r in range(small.shape[2]):
+        for c in range(small.shape[3]):
+            alike = bool(torch.isclose(small[0, :, r, c], large[0, :, r, c]).all())
+            assert inner.holds(r, c, (40, 40)) == alike, (r, c)
+
+
+def test_only_crops_are_run_where_they_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(3)
+    model, x = model_of(Fires()), picture(3, 3, SIZE, SIZE)
+    model.pixels(x)
+    _ = model.layers
+    seen: list[tuple[int, ...]] = []
+    model.network.stem.register_forward_pre_hook(lambda _, args: seen.append(tuple(args[0].shape)))
+    projections(model, "pool", 0, x, [4, 5, 0], [6, 2, 0])
+    assert seen[0][0] == 2
+    assert max(seen[0][2:]) <= 12
+    assert seen[1] == (1, 3, SIZE, SIZE)
+
+
+def test_a_silent_unit_gives_a_zero_projection() -> None:
+    model = model_of(Fires())
+    with torch.no_grad():
+        model.network.stem.bias.fill_(-100)
+    found = projections(model, "stem", 0, picture(1, 3, SIZE, SIZE), [4], [4])
+    assert float(found.values[0]) == 0
+    assert not bool(found.tiles.any())
+
+
+def test_pictures_of_another_size_than_the_last_have_a_table_of_their_own() -> None:
+    torch.manual_seed(3)
+    model = model_of(Fires())
+    model.pixels(picture(1, 3, 20, 20))
+    found = projections(model, "last", 0, picture(1, 3, SIZE, SIZE), [5], [5])
+    want = model.explain(
+        picture(1, 3, SIZE, SIZE), "deconvnet", cutaway.unit("last", 0, 5, 5), start="activation"
+    )
+    torch.testing.assert_close(found.tiles[0], cut(torch.from_numpy(want.values), found.boxes[0]))
+
+
+def test_nothing_of_the_network_is_touched() -> None:
+    model = model_of(Fires())
+    model.network.train()
+    before = {k: v.clone() for k, v in model.network.state_dict().items()}
+    x = picture(1, 3, SIZE, SIZE)
+    with torch.inference_mode():
+        projections(model, "last", 0, x.clone(), [3], [3])
+    assert all(m.training for m in model.network.modules())
+    assert all(p.requires_grad and p.grad is None for p in model.network.parameters())
+    assert all(torch.equal(v, before[k]) for k, v in model.network.state_dict().items())
+
+
+def test_wrong_questions_are_answered_with_what_is_right() -> None:
+    model, x = model_of(Fires()), picture(2, 3, SIZE, SIZE)
+    with pytest.raises(UnknownNameError, match="nearest"):
+        projections(model, "stemm", 0, x, [0, 0], [0, 0])
+    with pytest.raises(UnknownNameError, match="0 to 5"):
+        projections(model, "stem", 6, x, [0, 0], [0, 0])
+    with pytest.raises(UnknownNameError, match="rows 0 to 23"):
+        projections(model, "stem", 0, x, [0, 24], [0, 0])
+    with pytest.raises(UsageError, match="2 pictures"):
+        projections(model, "stem", 0, x, [0], [0])
+    with pytest.raises(UsageError, match="rule"):
+        projections(model, "stem", 0, x, [0, 0], [0, 0], "rect_grad")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="floating"):
+        projections(model, "stem", 0, (x * 255).byte(), [0, 0], [0, 0])
+    smooth = model_of(nn.Sequential(nn.Conv2d(3, 4, 3), nn.GELU()))
+    with pytest.raises(MethodRefusedError, match="deconvnet"):
+        projections(smooth, "1", 0, x, [3, 3], [3, 3])
