@@ -115,6 +115,12 @@ def test_bad_tables_are_refused(place: Path, tmp_path: Path, name: str, text: st
         Pictures(place, labels=tmp_path / name)
 
 
+@pytest.mark.parametrize("labels", ["fodler", 3, "a/folder"])
+def test_ways_to_label_are_listed(place: Path, labels: object) -> None:
+    with pytest.raises(UsageError, match="'folder', 'prefix', 'auto'"):
+        Pictures(place, labels=labels)  # type: ignore[arg-type]
+
+
 def test_a_file_name_of_two_pictures_labels_neither(place: Path) -> None:
     picture(place / "ant" / "9.jpg")
     with pytest.raises(InputError, match=r"9\.jpg names 2 pictures"):

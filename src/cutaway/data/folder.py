@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import torch
 from PIL import Image
@@ -87,10 +87,12 @@ class Pictures:
         labels: LabelSource = None,
         classes: ClassSource | None = None,
     ) -> None:
-        given = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
-        if not given:
-            raise UsageError("no source of pictures", "files and folders")
+        given: Any = sources
+        if isinstance(given, str | os.PathLike) or not isinstance(given, Iterable):
+            given = [given]
         places = [existing(source) for source in given]
+        if not places:
+            raise UsageError("no source of pictures", "files and folders")
         self.root = _root([place if place.is_dir() else place.parent for place in places])
         found = {
             str(file) for place in places for file in (picture_files(place) if place.is_dir() else [place])
@@ -167,8 +169,10 @@ def suffixes() -> frozenset[str]:
 
 def existing(source: PathLike) -> Path:
     """An existing file or folder as an absolute path; the file's own name is kept where it is a link."""
-    path = Path(source).expanduser()
+    if not isinstance(source, str | os.PathLike):
+        raise UsageError(f"{source!r} as a source of pictures", "files and folders")
     try:
+        path = Path(source).expanduser()
         if path.is_dir():
             return path.resolve()
         if path.is_file():

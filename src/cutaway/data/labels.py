@@ -16,7 +16,6 @@ from cutaway.core.errors import InputError, UsageError, unknown
 ClassSource: TypeAlias = "str | os.PathLike[str] | Sequence[str] | Sequence[Mapping[str, Any]] | Classes"
 LabelSource: TypeAlias = "str | os.PathLike[str] | Mapping[str, int | str] | None"
 
-WAYS = ("folder", "prefix", "auto")
 _LABELS = "'folder', 'prefix', 'auto', a .json or .csv file, or a dictionary {file: label}"
 _TABLE = '{"a.jpg": 3}, [{"file": "a.jpg", "label": 3}], or CSV with the columns file and label'
 _CLASSES = "names in the order of the outputs, or a JSON list of names or of {name, wnid}"
@@ -145,10 +144,10 @@ def labels_of(names: Sequence[str], labels: LabelSource, classes: ClassSource | 
         if known is None:
             raise UsageError("labels='prefix' without classes", _CLASSES, "classes='imagenet_classes.json'")
         return _numbered([_prefix(name) for name in names], known, "file-name prefixes")
-    path = Path(labels).expanduser()
+    path = Path(labels) if isinstance(labels, str | os.PathLike) else Path()
     if path.suffix.lower() not in (".json", ".csv"):
-        raise UsageError(f"labels={str(labels)!r}", _LABELS, "labels='folder'")
-    return _tabled(names, _table(path), known, path.name)
+        raise UsageError(f"labels={labels!r}", _LABELS, "labels='folder'")
+    return _tabled(names, _table(path.expanduser()), known, path.name)
 
 
 def _automatic(names: Sequence[str], known: Classes | None) -> Labels | None:
