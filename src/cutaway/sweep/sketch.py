@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -27,7 +26,7 @@ BUCKETS = 2 * _SIDE + 1
 
 _BASE = ((LOW + 127) << BITS) - 1  # what makes (0, 2^LOW] the first bucket of its sign
 _INFINITY = 0x7F800000
-_CHUNK = 1 << 18  # values counted at a time: they stay in the processor's cache
+_UNITS, _CHUNK = 64, 1 << 18  # units and values counted at a time: both tables stay in the processor's cache
 
 
 def edges() -> Tensor:
@@ -91,36 +90,33 @@ def counts(maps: Tensor) -> Tensor:
     >>> counts(torch.tensor([[0.0, 1.0], [0.0, -1.0]]))[:, ZERO].tolist()
     [2, 0]
     """
-    units = maps.shape[1]
     values = (maps if maps.ndim > 2 else maps[:, :, None]).detach().to("cpu", torch.float32).flatten(2)
-    offsets = torch.arange(units, dtype=torch.int32)[:, None]
+    found = torch.zeros(values.shape[1], BUCKETS, dtype=torch.int64)
+    for some, table in zip(torch.split(values, _UNITS, 1), torch.split(found, _UNITS), strict=True):
+        _count(some, table)
+    return found
+
+
+def _count(values: Tensor, found: Tensor) -> None:
+    """Add the counts of values (n, u, places) to those found (u, BUCKETS)."""
+    offsets = torch.arange(len(found), dtype=torch.int32)
     if values.stride(1) == 1:  # units beside each other in memory
-        values, offsets = values.transpose(1, 2), offsets[:, 0]
-    pictures = max(_CHUNK, units * _SIDE // 2) // max(1, values[:1].numel())
-    chunks = torch.split(values, max(1, pictures))
-    threads = min(torch.get_num_threads(), len(chunks))
-    if threads < 2:
-        return _counted(chunks, offsets)
-    with ThreadPoolExecutor(threads) as pool:
-        parts = list(pool.map(lambda i: _counted(chunks[i::threads], offsets), range(threads)))
-    return torch.stack(parts).sum(0)
-
-
-def _counted(chunks: tuple[Tensor, ...], offsets: Tensor) -> Tensor:
-    total = torch.zeros(offsets.numel(), BUCKETS, dtype=torch.int64)
-    for chunk in chunks:
-        bits = chunk.contiguous().view(torch.int32)
-        if not bits.numel():
+        values = values.transpose(1, 2)
+    else:
+        offsets = offsets[:, None]
+    for part in torch.split(values, max(1, _CHUNK // max(1, values[:1].numel()))):
+        if not part.numel():
             continue
+        part = part.contiguous()
+        bits = part.view(torch.int32)
         if int(bits.min()) < 0:
-            numbers, width, first = codes(chunk.contiguous()), BUCKETS, 0
+            numbers, first = codes(part), 0
         else:
             _refuse_nan(bits)
-            numbers, width, first = _steps(bits, bits), _SIDE + 1, ZERO
+            numbers, first = _steps(bits, bits), ZERO
+        width = BUCKETS - first
         numbers += offsets * width
-        found = torch.bincount(numbers.view(-1), minlength=offsets.numel() * width)
-        total[:, first : first + width] += found.view(-1, width)
-    return total
+        found[:, first:] += torch.bincount(numbers.view(-1), minlength=len(found) * width).view(-1, width)
 
 
 class Quantile(NamedTuple):

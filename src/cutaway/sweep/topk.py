@@ -97,6 +97,11 @@ class TopK:
         value, picture, row, col = (t.numpy() for t in both)
         place = (row.astype(np.int64) << 32) | col
         picture = np.where(picture < 0, _LAST, picture)
-        order = torch.from_numpy(np.lexsort((place, picture, -value), axis=1)[:, : self.k])
+        order = np.argsort(-value, axis=1, kind="stable")
+        v, p, q = (np.take_along_axis(t, order, 1) for t in (value, picture, place))
+        after = (p[:, 1:] < p[:, :-1]) | ((p[:, 1:] == p[:, :-1]) & (q[:, 1:] < q[:, :-1]))
+        tied = (after & (v[:, 1:] == v[:, :-1])).any(1)  # few: only these need the slower sort by all three
+        order[tied] = np.lexsort((place[tied], picture[tied], -value[tied]), axis=1)
+        first = torch.from_numpy(order[:, : self.k])
         for table, entries in zip(have, both, strict=True):
-            table[units] = entries.gather(1, order)
+            table[units] = entries.gather(1, first)
