@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import cutaway
 from cutaway.core.errors import MethodRefusedError, UnknownNameError, UsageError
 from cutaway.core.geometry import Box
-from cutaway.methods.units.interior import Interior, interior
+from cutaway.methods.units.cropping import Cropping
 from cutaway.methods.units.projected import Projections, projections
 
 from ..nets import picture
@@ -145,7 +145,7 @@ def test_every_position_equals_the_method_on_the_whole_picture(
     channel = strongest(model, layer, x[0])
     found = same_as_the_method(model, layer, channel, x, at, rule)
     assert float(found.values.max()) > 0
-    assert set(found.routes) == {"crop", "whole"}
+    assert set(found.routes) == {"crop"}
 
 
 @pytest.mark.parametrize("how", ["wraps", "constant", "statistics", "resized", "adaptive", "axes"])
@@ -165,51 +165,39 @@ def test_padding_that_depends_on_the_size_takes_the_whole_picture() -> None:
     assert found.routes == ("whole", "whole")
 
 
-def test_a_crop_out_of_phase_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The oracle fails where crops begin at the field instead of a multiple of the stride."""
+@pytest.mark.parametrize("way", ["out of phase", "short of the border"])
+def test_a_wrong_crop_is_seen(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oracle fails where crops begin beside a multiple of the stride, and where they end before the padding."""
     torch.manual_seed(3)
-    right = Interior.crop
+    right = Cropping.crop
 
-    def beside(self: Interior, row: int, column: int) -> Box:
-        box = right(self, row, column)
-        return Box(box.top + 1, box.left, box.bottom + 1, box.right)
+    def wrong(self: Cropping, row: int, column: int, size: tuple[int, int]) -> Box:
+        if way == "out of phase":
+            box = right(self, row, column, size)
+            return Box(box.top + 1, box.left, box.bottom + 1, box.right)
+        return right(self, row - 2, column, size)  # of the unit two places above
 
     model, x = model_of(Fires()), picture(1, 3, SIZE, SIZE)
-    channel = strongest(model, "last", x[0], "2,2")
-    assert same_as_the_method(model, "last", channel, x, [(2, 2)], "deconvnet").routes == ("crop",)
-    monkeypatch.setattr(Interior, "crop", beside)
-    with pytest.raises(AssertionError):
-        same_as_the_method(model, "last", channel, x, [(2, 2)], "deconvnet")
+    at = (2, 2) if way == "out of phase" else (11, 5)
+    layer = "last" if way == "out of phase" else "three"
+    channel = strongest(model, layer, x[0], f"{at[0]},{at[1]}")
+    assert same_as_the_method(model, layer, channel, x, [at], "deconvnet").routes == ("crop",)
+    monkeypatch.setattr(Cropping, "crop", wrong)
+    with pytest.raises((AssertionError, IndexError)):
+        same_as_the_method(model, layer, channel, x, [at], "deconvnet")
 
 
-def test_units_that_read_padding_are_not_cropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The oracle fails where border units are run from a crop too."""
+@pytest.mark.parametrize("size", range(40, 49))
+def test_every_border_and_every_remainder_of_the_strides(size: int) -> None:
     torch.manual_seed(3)
-    model, x = model_of(Fires()), picture(1, 3, SIZE, SIZE)
-    channel = strongest(model, "three", x[0], "1,0")
-    monkeypatch.setattr(Interior, "crop", lambda *_: Box(0, 0, 17, 17))
-    monkeypatch.setattr(Interior, "position", (1, 1))
-    monkeypatch.setattr(Interior, "holds", lambda *_: True)
-    with pytest.raises(AssertionError):
-        same_as_the_method(model, "three", channel, x, [(1, 0)], "deconvnet")
-
-
-def test_interior_is_where_no_padding_is_read() -> None:
-    """A unit is interior when it answers alike to zero padding and to none at all, on a picture made larger."""
-    torch.manual_seed(5)
-    net = nn.Sequential(
-        nn.Conv2d(3, 4, 5, 2, 2), nn.ReLU(), nn.MaxPool2d(3, 2, 1), nn.Conv2d(4, 2, 3, 1, 1)
-    ).double()
-    model, x = model_of(net), picture(1, 3, 40, 40)
+    model, x = model_of(Fires()), picture(1, 3, size, size + 3)
     model.pixels(x)
-    inner = interior(model.layers.trace, "3")
-    assert inner is not None
-    wide = F.pad(model.preprocess.normalise(x), (8, 8, 8, 8), value=100.0)  # jump 4: two positions more
-    small, large = net(model.preprocess.normalise(x)), net(wide)[:, :, 2:-2, 2:-2]
-    for r in range(small.shape[2]):
-        for c in range(small.shape[3]):
-            alike = bool(torch.isclose(small[0, :, r, c], large[0, :, r, c]).all())
-            assert inner.holds(r, c, (40, 40)) == alike, (r, c)
+    high, wide = model.layers.find("three").grid or (0, 0)
+    at = [(0, 0), (0, wide - 1), (high - 1, 0), (high - 1, wide - 1), (1, wide - 2), (high - 2, 1)]
+    channel = strongest(model, "three", x[0])
+    found = same_as_the_method(model, "three", channel, x.expand(len(at), -1, -1, -1), at, "backprop")
+    assert set(found.routes) == {"crop"}
+    assert int((found.values > 0).sum()) >= 2
 
 
 def test_only_crops_are_run_where_they_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,9 +208,9 @@ def test_only_crops_are_run_where_they_are_enough(monkeypatch: pytest.MonkeyPatc
     seen: list[tuple[int, ...]] = []
     model.network.stem.register_forward_pre_hook(lambda _, args: seen.append(tuple(args[0].shape)))
     projections(model, "pool", 0, x, [4, 5, 0], [6, 2, 0])
-    assert seen[0][0] == 2
+    assert len(seen) == 1  # one shape for all three
+    assert seen[0][0] == 3
     assert max(seen[0][2:]) <= 12
-    assert seen[1] == (1, 3, SIZE, SIZE)
 
 
 def test_a_silent_unit_gives_a_zero_projection() -> None:

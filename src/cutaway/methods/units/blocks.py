@@ -176,7 +176,7 @@ def _groups(factors: Raw, there: Tensor, at: Tensor) -> tuple[dict[str, Any], di
     alone = [factors.panels[f"factor {g}"].values for g in range(weights.shape[1])]
     names = [
         {
-            g: f"{w:.3g}: {', '.join(map(str, own[:3]))}"
+            g: f"{w:.4g}: {', '.join(map(str, own[:2]))}"
             for g, (w, own) in enumerate(zip(row, strongest, strict=True))
         }
         for row, strongest in zip(weights.tolist(), factors.evidence["strongest_channels"], strict=True)

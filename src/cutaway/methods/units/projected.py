@@ -20,7 +20,7 @@ from cutaway.core.target import gradient
 from cutaway.core.window_order import suggested_batch
 from cutaway.methods.projection.rules import deconvnet_relu, guided_relu, reach, skip_contrast, under
 
-from .interior import interior
+from .cropping import cropping
 
 Projecting = Literal["deconvnet", "guided", "backprop"]
 Route = Literal["crop", "whole"]
@@ -68,9 +68,9 @@ def projections(
     rows, cols : (n,) where in the layer's map the activation lies, from 0.
     rule : "deconvnet" (Zeiler & Fergus 2014, sec. 2.1), "guided" (Springenberg 2015, sec. 3.4) or "backprop".
 
-    The signal starts from the activation itself. A unit whose field lies inside the picture, behind windows alone
-    (see `interior`), needs no more than the crop of its field, run from and back to pixels; others take the whole
-    picture. Both routes give the same numbers, those of the methods of that name with `start="activation"`.
+    The signal starts from the activation itself. A unit behind windows alone (see `cropping`) needs no more than a
+    crop about its field, run from and back to pixels; others take the whole picture. Both routes give the same
+    numbers, those of the methods of that name with `start="activation"`.
 
     Raises `UnknownNameError` for the layer, channel or a position, `UsageError` for pictures or positions of another
     shape, `MethodRefusedError` when an operator is out of the rule's reach.
@@ -154,28 +154,21 @@ def _projected(
 ) -> Projections:
     size = (int(x.shape[-2]), int(x.shape[-1]))
     boxes, notes = fields(table, layer, at, size)
+    whole = Box(0, 0, size[0] - 1, size[1] - 1)
     # TensorFlow's SAME padding depends on the picture's size, so that a crop would be padded otherwise
-    inner = interior(table.trace, layer) if model.preprocess.padding == "torch" else None
-    inside = [i for i, p in enumerate(at) if inner is not None and inner.holds(*p, size)]
-    outside = sorted(set(range(len(at))) - set(inside))
+    cut = cropping(table.trace, layer) if model.preprocess.padding == "torch" else None
+    crops = [cut.crop(*p, size) if cut else whole for p in at]
     tiles = x.new_zeros(len(x), x.shape[1], boxes[0].height, boxes[0].width)
     values = x.new_zeros(len(x))
-    if inner is not None and inside:
-        crops = [inner.crop(*at[i]) for i in inside]
-        places = [inner.position] * len(inside)
-        parts = torch.stack([window(x[i], crop) for i, crop in zip(inside, crops, strict=True)])
-        signal, values[inside], said = _signals(model, layer, channel, parts, places, rule)
+    for shape in dict.fromkeys((crop.height, crop.width) for crop in crops):
+        alike = [i for i, crop in enumerate(crops) if (crop.height, crop.width) == shape]
+        parts = torch.stack([window(x[i], crops[i]) for i in alike])
+        places = [cut.position(*at[i], crops[i]) if cut else at[i] for i in alike]
+        signals, values[alike], said = _signals(model, layer, channel, parts, places, rule)
         notes += said
-        for i, crop, one in zip(inside, crops, signal, strict=True):
-            tiles[i] = window(one, _moved(boxes[i], -crop.top, -crop.left))
-    if outside:
-        signal, values[outside], said = _signals(
-            model, layer, channel, x[outside], [at[i] for i in outside], rule
-        )
-        notes += said
-        for i, one in zip(outside, signal, strict=True):
-            tiles[i] = window(one, boxes[i])
-    routes: list[Route] = ["crop" if i in set(inside) else "whole" for i in range(len(at))]
+        for i, signal in zip(alike, signals, strict=True):
+            tiles[i] = window(signal, _moved(boxes[i], -crops[i].top, -crops[i].left))
+    routes: list[Route] = ["whole" if crop == whole else "crop" for crop in crops]
     return Projections(tiles, tuple(boxes), values, tuple(routes), tuple(dict.fromkeys(notes)))
 
 

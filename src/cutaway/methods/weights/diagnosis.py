@@ -14,8 +14,8 @@ from cutaway.core.result import Table
 from .common import MOST, convolution, convolutions, exact, in_space
 from .spectra import BINS, RADIUS, aliased, bands, peak, renormalised, rms, spectrum
 
-_SHOWN = 0.02
-"""Of the largest energy: what a drawn spectrum still shows as a tenth of white."""
+_SHOWN = 0.1
+"""Of the largest energy: where the brightness of a drawn spectrum turns from linear to logarithmic."""
 
 
 @method(
@@ -75,7 +75,7 @@ def diagnosis(
         notes += said
         panels["filters"] = RawPanel("the filters, by falling RMS", tiles[None], "tiles", "weight")
     panels["spectrum"] = RawPanel(
-        f"mean spectrum of {layer}: zero in the middle, 0.5 cycles per pixel at the edge, brightness log energy",
+        "mean spectrum: zero in the middle, 0.5 c/px at the edges, log energy",
         _drawn(weights[living], stride)[None],
         "picture",
     )

@@ -1,4 +1,4 @@
-"""Which units a crop of the picture gives exactly as the whole picture does, and where they lie in it."""
+"""Which crop of a picture gives one unit exactly as the whole picture does, and where the unit lies in it."""
 
 from __future__ import annotations
 
@@ -25,37 +25,31 @@ _POINTWISE = _WITH_CONSTANTS | {
 
 
 @dataclass(frozen=True)
-class Interior:
-    """The interior units of a layer behind nothing but windows: they read no padding, so a crop is enough for them.
+class Cropping:
+    """The crops of a layer behind nothing but windows.
 
     Position o of an axis sees pixels [jump o + low, jump o + high]. A crop that begins at a multiple of the jump keeps
     the phase of every stride on the way, so that inside it each window covers the pixels that it covers in the whole
-    picture; the padding around the crop is read by other units only.
+    picture. Where the field leaves the picture the crop ends with it, so that the unit reads the same padding;
+    elsewhere the padding around the crop is read by other units only.
     """
 
     rows: Axis
     columns: Axis
 
-    def holds(self, row: int, column: int, size: tuple[int, int]) -> bool:
-        """Whether the unit's whole field lies in a picture of `size` (height, width), so that it reads no padding."""
-        return all(
-            axis.jump * o + axis.low >= 0 and axis.jump * o + axis.high < n
-            for axis, o, n in zip((self.rows, self.columns), (row, column), size, strict=True)
-        )
-
-    def crop(self, row: int, column: int) -> Box:
-        """The pixels to run for one interior unit: its field, begun at a multiple of the jump; one size for all."""
-        (top, bottom), (left, right) = _span(self.rows, row), _span(self.columns, column)
+    def crop(self, row: int, column: int, size: tuple[int, int]) -> Box:
+        """The pixels of a picture of `size` (height, width) to run for one unit; few shapes for all units together."""
+        top, bottom = _span(self.rows, row, size[0])
+        left, right = _span(self.columns, column, size[1])
         return Box(top, left, bottom, right)
 
-    @property
-    def position(self) -> tuple[int, int]:
-        """The unit's own row and column in the layer's map of its crop, the same for all."""
-        return -_first(self.rows), -_first(self.columns)
+    def position(self, row: int, column: int, crop: Box) -> tuple[int, int]:
+        """Where in the layer's map of that crop the unit lies."""
+        return row - crop.top // int(self.rows.jump), column - crop.left // int(self.columns.jump)
 
 
-def interior(trace: Trace, layer: str) -> Interior | None:
-    """How crops give a layer's interior units, or None where something on the way needs the whole picture.
+def cropping(trace: Trace, layer: str) -> Cropping | None:
+    """How crops give a layer's units, or None where something on the way needs the whole picture.
 
     Needed are operators that act in windows (convolution, pooling) or number by number, at one distance between
     positions wherever ways meet: no resizing, no padding of its own, no statistics of the picture, no constant that
@@ -64,9 +58,10 @@ def interior(trace: Trace, layer: str) -> Interior | None:
     >>> import torch
     >>> from cutaway.core.trace import trace
     >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, 2, 1), torch.nn.ReLU(), torch.nn.MaxPool2d(3, 2))
-    >>> found = interior(trace(net, torch.zeros(1, 3, 33, 33)), "2")
-    >>> found.crop(2, 3), found.position, found.holds(2, 3, (33, 33)), found.holds(0, 0, (33, 33))
-    (Box(top=4, left=8, bottom=13, right=17), (1, 1), True, False)
+    >>> found = cropping(trace(net, torch.zeros(1, 3, 33, 33)), "2")
+    >>> crop = found.crop(2, 0, (33, 33))  # sees rows 7 to 13, columns -1 to 5
+    >>> crop, found.position(2, 0, crop)
+    (Box(top=4, left=0, bottom=13, right=9), (1, 0))
     """
     value, where = trace.value(layer), geometry(trace)
     steps = zip(trace.nodes[1 : value.node + 1], where.readings[1 : value.node + 1], strict=True)
@@ -76,17 +71,18 @@ def interior(trace: Trace, layer: str) -> Interior | None:
     axes = (place.rows, place.columns)
     if any(not axis.steady or axis.whole or axis.unknown or axis.jump.denominator != 1 for axis in axes):
         return None
-    return Interior(*axes)
+    return Cropping(*axes)
 
 
-def _first(axis: Axis) -> int:
-    """Positions from a unit back to where its crop begins, at most 0: floor(low / jump)."""
-    return int(axis.low // axis.jump)
-
-
-def _span(axis: Axis, position: int) -> tuple[int, int]:
-    jump = int(axis.jump)
-    return jump * (position + _first(axis)), jump * position + int(axis.high)
+def _span(axis: Axis, position: int, length: int) -> tuple[int, int]:
+    """First and last pixel along one axis: from a multiple of the jump to the field's end, or to the picture's."""
+    jump, low, high = int(axis.jump), int(axis.low), int(axis.high)
+    before = low // jump * jump  # from the unit's place to where a crop may begin, at most 0
+    reach = high - before + 1
+    if jump * position + high >= length:
+        return max(0, (length - reach) // jump * jump), length - 1
+    first = max(0, jump * position + before)
+    return first, min(first + reach, length) - 1
 
 
 def _slides(node: Node, readings: Sequence[Reading]) -> bool:
