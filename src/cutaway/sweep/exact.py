@@ -171,11 +171,9 @@ def _rounded(carried: Ints, low: int) -> np.ndarray[Any, np.dtype[np.float64]]:
     )
     used = digits != 0
     head = digits.shape[1] - 1 - used[:, ::-1].argmax(1)
-    zero = ~used.any(1)
-    head[zero] = 2
+    head[~used.any(1)] = 2  # a sum of 0: nothing is set below either
     rows = np.arange(len(digits))
     a, b, c = (digits[rows, head - i].astype(np.uint64) for i in range(3))
-    a[zero] = 1
     length = np.frexp(a.astype(np.float64))[1]
     bits = length.astype(np.uint64)
     # 64 bits from the highest that is set; the lowest of them also stands for anything set below
@@ -183,4 +181,4 @@ def _rounded(carried: Ints, low: int) -> np.ndarray[Any, np.dtype[np.float64]]:
     below = (c & ((np.uint64(1) << bits) - np.uint64(1))) != 0
     window |= (below | (used.argmax(1) < head - 2)).astype(np.uint64)
     value = np.ldexp(window.astype(np.float64), low + DIGIT * (head - 2) + length - 64)
-    return np.where(zero, 0.0, np.where(negative, -value, value))
+    return np.where(negative, -value, value)

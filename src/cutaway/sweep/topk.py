@@ -13,14 +13,12 @@ from ..core.errors import UsageError
 if TYPE_CHECKING:
     from .seen import Seen
 
-_LAST = torch.iinfo(torch.int64).max  # an empty slot comes after every picture
-
 
 class TopK:
     """The k highest activations of each unit over all pictures, one of a picture, with their places.
 
     Order is by value, highest first; equal values by picture, row and column, lowest first: a total order, so every
-    partition and order of the pictures gives the same table, and memory is units · k · 20 bytes.
+    partition and order of the pictures gives the same table. Values must be finite. Memory: units · k · 20 bytes.
 
     Parameters
     ----------
@@ -50,7 +48,6 @@ class TopK:
         if not len(seen.ids):
             return
         last, picture = self.values[:, -1], self.pictures[:, -1]
-        picture = torch.where(picture < 0, _LAST, picture)
         enters = (seen.peaks > last) | ((seen.peaks == last) & (seen.ids[:, None] <= picture))
         units = enters.any(0).nonzero()[:, 0]
         if not len(units):
@@ -96,7 +93,6 @@ class TopK:
         ]
         value, picture, row, col = (t.numpy() for t in both)
         place = (row.astype(np.int64) << 32) | col
-        picture = np.where(picture < 0, _LAST, picture)
         order = np.argsort(-value, axis=1, kind="stable")
         v, p, q = (np.take_along_axis(t, order, 1) for t in (value, picture, place))
         after = (p[:, 1:] < p[:, :-1]) | ((p[:, 1:] == p[:, :-1]) & (q[:, 1:] < q[:, :-1]))
