@@ -120,7 +120,11 @@ def test_a_small_second_hue_and_a_near_one_are_no_modes() -> None:
     near = torch.cat([torch.full((50,), 30.0), torch.full((50,), 60.0)])
     assert len(modes(near, torch.ones(100))) == 1
     assert len(modes(torch.tensor([10.9, 11.1]), torch.ones(2))) == 1  # two equal bins, one peak
-    assert len(modes(torch.linspace(100, 220, 500), torch.ones(500))) == 1  # broad, without a valley
+    broad = 20 + 200 * torch.rand(2000, generator=torch.Generator().manual_seed(1))
+    assert len(modes(broad, torch.ones(2000))) == 1  # broad, without a valley
+    minor = torch.cat([torch.full((86,), 30.0), torch.full((14,), 210.0)])
+    assert len(modes(minor, torch.ones(100))) == 1
+    assert len(modes(minor, torch.ones(100), least=0.1)) == 2
     assert modes(torch.linspace(0, 359, 360), torch.ones(360)) == []  # every hue alike
     assert modes(torch.zeros(0), torch.zeros(0)) == []
     assert hue_modes(torch.full((3, 4, 4), 0.3)) == []

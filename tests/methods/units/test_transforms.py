@@ -159,6 +159,28 @@ def test_answers_read_every_kind_of_layer_as_a_plain_forward_does() -> None:
     assert fields(model, "features.4", 0, x, zero, zero + 2) == [Box(-3, 1, 4, 8)] * 3
 
 
+class Beside(nn.Module):
+    """One channel that sees a pixel and one that sees nine."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.small, self.large = nn.Conv2d(3, 1, 1), nn.Conv2d(3, 1, 3, padding=1)
+        self.both = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.both(torch.cat([self.small(x), self.large(x)], 1))
+        return out
+
+
+def test_each_channel_has_its_own_field() -> None:
+    model, x, one = wrap(Beside()), picture(1, 3, 8, 8), torch.tensor([4])
+    model.pixels(x)
+    assert fields(model, "both", 0, x, one, one) == [Box(4, 4, 4, 4)]
+    assert fields(model, "both", 1, x, one, one) == [Box(3, 3, 5, 5)]
+    with pytest.raises(UsageError, match="channel 2"):
+        fields(model, "both", 2, x, one, one)
+
+
 def test_wrong_places_are_refused() -> None:
     net, _, _ = one_layer()
     model, x = wrap(net), picture(2, 3, 11, 11)
