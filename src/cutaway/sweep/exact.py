@@ -181,4 +181,5 @@ def _rounded(carried: Ints, low: int) -> np.ndarray[Any, np.dtype[np.float64]]:
     below = (c & ((np.uint64(1) << bits) - np.uint64(1))) != 0
     window |= (below | (used.argmax(1) < head - 2)).astype(np.uint64)
     value = np.ldexp(window.astype(np.float64), low + DIGIT * (head - 2) + length - 64)
-    return np.where(negative, -value, value)
+    signed: np.ndarray[Any, np.dtype[np.float64]] = np.where(negative, -value, value)
+    return signed
