@@ -96,7 +96,7 @@ def test_every_number_in_the_words_was_measured() -> None:
     first = layers[0].palette.axes
     assert first is not None
     assert pictures.axes is not None
-    assert f"{apart(first[0], pictures.axes[0]):.0f} degrees from it" in text
+    assert f"{apart(first[0], pictures.axes[0]):.0f} degree" in text
     # years apart, and V1, V2, V4, no number is in the words that was not asked for or measured
     known = set(
         re.findall(r"\d+", " ".join(["conv1 25% 75% 10 20 50 1 9 9 0 10 3 8 38 0 3 2 0 5 75 56 100 80"]))

@@ -152,6 +152,7 @@ def test_a_planted_opponent_axis_is_found(degrees: float) -> None:
 def test_axes_have_one_name_from_either_end() -> None:
     assert axis_name(90) == axis_name(270) == "yellow-blue"
     assert axis_name(153.4) == axis_name(333.4) == "green-magenta"
+    assert len({axis_name(angle) for angle in range(360)}) == 6
     assert axis_name(26.6) == axis_name(206.6) == "red-cyan"
 
 

@@ -68,7 +68,7 @@ def _layer(layer: LayerColour) -> str:
         none, single, double = layer.split()
         opposite = f" ({layer.opposite()} of them two opposite hues)" if double else ""
         said.append(
-            f"In their features, {single} {_have(single)} one hue, {double} {_have(double)} two or more{opposite}, and "
+            f"Of their features, {single} {_have(single)} one hue, {double} {_have(double)} two or more{opposite}, and "
             f"{none} {_have(none)} none that stands out."
         )
     named = layer.named_axes()
@@ -101,7 +101,7 @@ def _data(layers: Sequence[LayerColour], pictures: Palette) -> str:
         own = layer.palette.axes[0]
         said.append(
             f"The features of {layer.name} vary most along {_axis(own)} ({own.share:.0%}), "
-            f"{apart(own, first):.0f} degrees from it; their hues and those of the pictures have "
+            f"{_many(round(apart(own, first)), 'degree')} from it; their hues and those of the pictures have "
             f"{overlap(layer.palette.hues, pictures.hues):.0%} in common."
         )
     return " ".join(said)

@@ -179,13 +179,13 @@ def hue_name(angle: float) -> str:
 
 
 def axis_name(angle: float) -> str:
-    """The two ends of an axis, the one below 180 degrees first: angles 180 degrees apart have one name.
+    """The two ends of an axis, the one from rose to green first: angles 180 degrees apart have one name.
 
-    >>> axis_name(26.6), axis_name(206.6), axis_name(60)
-    ('red-cyan', 'red-cyan', 'orange-azure')
+    >>> axis_name(26.6), axis_name(206.6), axis_name(3), axis_name(177)
+    ('red-cyan', 'red-cyan', 'rose-spring green', 'rose-spring green')
     """
-    angle = angle % 180
-    return f"{hue_name(angle)}-{hue_name(angle + 180)}"
+    first = _NAMES.index(hue_name(angle)) % 6
+    return f"{_NAMES[first]}-{_NAMES[first + 6]}"
 
 
 def edge_orientation(rgb: Tensor) -> tuple[float, float]:
