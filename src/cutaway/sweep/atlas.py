@@ -29,7 +29,7 @@ from .build import (
     unpacked,
 )
 from .plan import STATISTICS, Plan, plan
-from .second import Second, joined
+from .second import Second
 from .shards import Swept
 from .store import Folder
 from .tables import fields_of, pictures_table, statistics_table, units_table
@@ -270,9 +270,9 @@ def _finished(job: Job, known: Sequence[str], engine: Engine) -> Steps[None]:
     if "top" in job.plan.statistics:
         tops = {layer: whole.kept[layer]["top"] for layer in job.plan.layers}
         second = Second(job.model, job.pictures, job.plan, folder, tops, fields, job.workers)
-        parts = [n for n in range(len(second.groups)) if not folder.has(second.name(n))]
-        yield from engine(second, parts)
-        found = joined(folder, [second.name(n) for n in range(len(second.groups))])
+        left = [n for n in range(len(second.parts)) if not folder.has(second.name(n))]
+        yield from engine(second, left)
+        found = second.joined()
         folder.write(FEATURES, found)
         grey = {layer: found[f"grey/{layer}"] for layer in tops}
     folder.write("units.parquet", units_table(whole.kept, names, labels, fields, grey))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -31,6 +32,9 @@ def on_ray(*, address: str | None = None, workers: int | None = None, tries: int
         except ImportError as error:
             raise missing("ray", "ray", "--engine ray") from error
         own = not ray.is_initialized()
+        os.environ.setdefault(
+            "RAY_USAGE_STATS_ENABLED", "0"
+        )  # a sweep of someone's pictures reports to nobody
         if own:
             room: dict[str, Any] = {} if address else {"num_cpus": (workers or 2) * work.plan.threads}
             ray.init(

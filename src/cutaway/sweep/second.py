@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,7 +14,7 @@ from cutaway.core.errors import InputError
 from cutaway.core.model import VisionModel
 from cutaway.core.progress import Progress, Steps
 from cutaway.core.tap import Tap
-from cutaway.data.batches import Unread, batches
+from cutaway.data.batches import Batch, Unread, batches
 from cutaway.data.folder import PictureSource
 
 from .plan import Plan
@@ -52,77 +52,95 @@ class Second:
     workers: int = 2
 
     @cached_property
-    def groups(self) -> list[tuple[str, ...]]:
-        """Layers whose mean patches fit into `MEMORY` together."""
+    def parts(self) -> list[tuple[tuple[str, ...], tuple[int, ...]]]:
+        """Layers whose mean patches fit into `MEMORY` together, and the pictures of one part of theirs."""
         groups: list[list[str]] = [[]]
         held = 0
         for layer, top in self.tops.items():
             height, width = _shape(self.fields.get(layer))
-            size = len(top.values) * 3 * height * width * 8
+            size = len(top.values) * 3 * height * width * 4
             if groups[-1] and held + size > MEMORY:
                 groups.append([])
                 held = 0
             groups[-1].append(layer)
             held += size
-        return [tuple(group) for group in groups]
+        most, found = 4 * self.plan.shard, []
+        for group in groups:
+            listed = sorted(
+                {n for layer in group for n in self.tops[layer].pictures.flatten().tolist()} - {-1}
+            )
+            found += [(tuple(group), tuple(listed[i : i + most])) for i in range(0, len(listed), most)]
+        return found
 
-    def name(self, group: int) -> str:
-        """Where a group's numbers stand."""
-        return f"second/{group:04d}.safetensors"
+    def name(self, part: int) -> str:
+        """Where a part's numbers stand."""
+        return f"second/{part:06d}.safetensors"
 
-    def size(self, group: int) -> int:
-        """How many pictures a group looks at."""
-        return len(self._listed(group))
+    def size(self, part: int) -> int:
+        """How many pictures a part looks at."""
+        return len(self.parts[part][1])
 
-    def _listed(self, group: int) -> list[int]:
-        numbers = {n for layer in self.groups[group] for n in self.tops[layer].pictures.flatten().tolist()}
-        return sorted(numbers - {-1})
-
-    def run(self, group: int) -> Steps[None]:
-        """Look at every picture in a top list of the group; yields `Progress` in pictures."""
-        layers = self.groups[group]
+    def run(self, part: int) -> Steps[None]:
+        """Look at the pictures of a part again; yields `Progress` in pictures."""
+        layers, numbers = self.parts[part]
         grey = {layer: torch.full_like(self.tops[layer].values, torch.nan) for layer in layers}
-        patches = {
-            layer: _Patches(self.tops[layer], self.fields[layer]) for layer in layers if layer in self.fields
+        sums = {
+            layer: _sums(self.tops[layer], self.fields[layer]) for layer in layers if layer in self.fields
         }
         unread: list[Unread] = []
-        listed = self._listed(group)
         for batch in batches(
-            self.model, self.pictures, listed, self.plan.batch, workers=self.workers, unread=unread
+            self.model, self.pictures, numbers, self.plan.batch, workers=self.workers, unread=unread
         ):
-            entries = {layer: [_entries(self.tops[layer], int(i)) for i in batch.ids] for layer in layers}
-
-            def look(layer: str, maps: Tensor) -> None:
-                maps = maps if maps.ndim == 4 else maps[:, :, None, None]
-                top = self.tops[layer]
-                for n, (units, ranks) in enumerate(entries[layer]):  # noqa: B023
-                    row, col = top.rows[units, ranks].long(), top.cols[units, ranks].long()
-                    grey[layer][units, ranks] = maps[n, units, row, col].float().cpu()
-
             if batch.pixels.shape[1] == 3:
-                light = (batch.pixels * batch.pixels.new_tensor(LUMINANCE)[:, None, None]).sum(
-                    1, keepdim=True
-                )
-                with (
-                    self.model.guard(),
-                    threads(self.plan.threads),
-                    torch.inference_mode(),
-                    Tap(self.model, *layers, look=look, stop=True),
-                ):
-                    self.model(light.expand(-1, 3, -1, -1))
-            for n, pixels in enumerate(batch.pixels):
-                summed = _summed(pixels)
-                for layer, kept in patches.items():
-                    kept.add(summed, *entries[layer][n])
-            yield Progress(listed.index(int(batch.ids[-1])) + 1, len(listed), note="second look")
+                self._without_colour(batch, grey)
+            for number, pixels in zip(batch.ids.tolist(), batch.pixels, strict=True):
+                corner = _summed(pixels)
+                for layer, total in sums.items():
+                    _add(total, corner, self.tops[layer], self.fields[layer], number)
+            yield Progress(numbers.index(int(batch.ids[-1])) + 1, len(numbers))
         if unread:
             raise InputError(
                 f"{unread[0].name} could be read before and now cannot: {unread[0].reason}",
                 "the same pictures",
             )
         out = {f"grey/{layer}": values for layer, values in grey.items()}
-        out |= {f"feature/{layer}": kept.mean() for layer, kept in patches.items()}
-        self.folder.write(self.name(group), out)
+        self.folder.write(self.name(part), out | {f"sum/{layer}": total for layer, total in sums.items()})
+
+    def _without_colour(self, batch: Batch, grey: Mapping[str, Tensor]) -> None:
+        """What the entries of a batch's pictures answer when the pictures are grey, put into their slots."""
+        entries = {layer: [_entries(self.tops[layer], n) for n in batch.ids.tolist()] for layer in grey}
+
+        def look(layer: str, maps: Tensor) -> None:
+            maps = maps if maps.ndim == 4 else maps[:, :, None, None]
+            top = self.tops[layer]
+            for n, (units, ranks) in enumerate(entries[layer]):
+                row, col = top.rows[units, ranks].long(), top.cols[units, ranks].long()
+                grey[layer][units, ranks] = maps[n, units, row, col].float().cpu()
+
+        light = (batch.pixels * batch.pixels.new_tensor(LUMINANCE)[:, None, None]).sum(1, keepdim=True)
+        with (
+            self.model.guard(),
+            threads(self.plan.threads),
+            torch.inference_mode(),
+            Tap(self.model, *grey, look=look),
+        ):
+            self.model(light.expand(-1, 3, -1, -1))
+
+    def joined(self) -> dict[str, Tensor]:
+        """All parts together: "grey/layer" (u, k), and where fields are known "feature/layer" (u, 3, h, w) uint8."""
+        out: dict[str, Tensor] = {}
+        for part in range(len(self.parts)):
+            for name, values in self.folder.tensors(self.name(part)).items():
+                if name not in out:
+                    out[name] = values
+                elif name.startswith("sum/"):
+                    out[name] += values
+                else:
+                    out[name] = torch.where(values.isnan(), out[name], values)
+        for name in [name for name in out if name.startswith("sum/")]:
+            layer = name.removeprefix("sum/")
+            out[f"feature/{layer}"] = _mean(out.pop(name), self.tops[layer])
+        return out
 
 
 def _entries(top: Any, picture: int) -> tuple[Tensor, Tensor]:
@@ -138,39 +156,41 @@ def _shape(field: Field | None) -> tuple[int, int]:
     return min(height, SIDE), min(width, SIDE)
 
 
-class _Patches:
-    """Weighted sums of patches in whole numbers: the order of the pictures changes no bit."""
+def _weights(top: Any) -> Tensor:
+    """What each entry counts, (u, k): its share of the strongest, in whole numbers that sum within int32."""
+    most = ((1 << 31) - 1) // (255 * top.values.shape[1])
+    strongest = top.values[:, :1].clamp(min=1e-30)
+    shares = torch.where(top.pictures >= 0, top.values, 0.0).clamp(min=0) / strongest
+    weights: Tensor = (shares.double().clamp(max=1) * most).round().int()
+    return weights
 
-    def __init__(self, top: Any, field: Field) -> None:
-        self._top, (self._down, self._across) = top, field
-        height, width = _shape(field)
-        most = (1 << 62) // (255 * top.values.shape[1])
-        strongest = top.values[:, :1].clamp(min=1e-30)
-        weights = (top.values.clamp(min=0) / strongest).double() * min(most, 1 << 24)
-        self._weights = weights.nan_to_num(0.0).round().long()
-        self._sum = torch.zeros(len(top.values), 3, height, width, dtype=torch.int64)
 
-    def add(self, summed: Tensor, units: Tensor, ranks: Tensor) -> None:
-        """Take in the entries of a picture, given as sums from its corner (C, H + 1, W + 1)."""
-        if not len(units):
-            return
-        rows = _cells(self._down[self._top.rows[units, ranks].long()], self._sum.shape[2])
-        cols = _cells(self._across[self._top.cols[units, ranks].long()], self._sum.shape[3])
-        within = [cells.clamp(0, n - 1) for cells, n in zip((rows, cols), summed.shape[1:], strict=True)]
-        corner = summed[:, within[0][:, :, None], within[1][:, None, :]]
-        inside = corner.diff(dim=2).diff(dim=3).movedim(0, 1)
-        area = (rows.diff()[:, :, None] * cols.diff()[:, None, :]).clamp(min=1)
-        known = within[0].diff()[:, :, None] * within[1].diff()[:, None, :]
-        total = inside + GREY * (area - known)[:, None]
-        patch = torch.div(total * 2 + area[:, None], 2 * area[:, None], rounding_mode="floor")
-        self._sum[units] += self._weights[units, ranks, None, None, None] * patch
+def _sums(top: Any, field: Field) -> Tensor:
+    """Where weighted sums of patches are gathered, (u, 3, h, w): whole numbers, so that no order changes a bit."""
+    return torch.zeros(len(top.values), 3, *_shape(field), dtype=torch.int32)
 
-    def mean(self) -> Tensor:
-        """The weighted means (u, 3, h, w), uint8; mid-grey for a unit that never answered above 0."""
-        held = self._weights * (self._top.pictures >= 0)
-        total = held.sum(1)[:, None, None, None]
-        mean = torch.div(self._sum * 2 + total, (2 * total).clamp(min=1), rounding_mode="floor")
-        return torch.where(total > 0, mean, GREY).to(torch.uint8)
+
+def _add(total: Tensor, corner: Tensor, top: Any, field: Field, picture: int) -> None:
+    """Add the patches of a picture, given as sums from its corner (3, H + 1, W + 1)."""
+    units, ranks = _entries(top, picture)
+    if not len(units):
+        return
+    rows = _cells(field[0][top.rows[units, ranks].long()], total.shape[2])
+    cols = _cells(field[1][top.cols[units, ranks].long()], total.shape[3])
+    down, across = (cells.clamp(0, n - 1) for cells, n in zip((rows, cols), corner.shape[1:], strict=True))
+    inside = corner[:, down[:, :, None], across[:, None, :]].diff(dim=2).diff(dim=3).movedim(0, 1)
+    area = (rows.diff()[:, :, None] * cols.diff()[:, None, :]).clamp(min=1)
+    beyond = area - down.diff()[:, :, None] * across.diff()[:, None, :]
+    whole = inside + GREY * beyond[:, None]
+    patch = torch.div(whole * 2 + area[:, None], 2 * area[:, None], rounding_mode="floor")
+    total[units] += (_weights(top)[units, ranks, None, None, None] * patch).int()
+
+
+def _mean(total: Tensor, top: Any) -> Tensor:
+    """The weighted means (u, 3, h, w), uint8; mid-grey for a unit that never answered above 0."""
+    held = _weights(top).long().sum(1)[:, None, None, None]
+    mean = torch.div(total.long() * 2 + held, (2 * held).clamp(min=1), rounding_mode="floor")
+    return torch.where(held > 0, mean, GREY).to(torch.uint8)
 
 
 def _cells(span: Tensor, count: int) -> Tensor:
@@ -185,12 +205,4 @@ def _summed(pixels: Tensor) -> Tensor:
     whole = (pixels.float().cpu() * 255).round().long().expand(3, -1, -1)
     out = torch.zeros(3, whole.shape[1] + 1, whole.shape[2] + 1, dtype=torch.int64)
     out[:, 1:, 1:] = whole.cumsum(1).cumsum(2)
-    return out
-
-
-def joined(folder: Folder, names: Sequence[str]) -> dict[str, Tensor]:
-    """All groups together."""
-    out: dict[str, Tensor] = {}
-    for name in names:
-        out |= folder.tensors(name)
     return out

@@ -84,8 +84,8 @@ class Seen:
 
     @cached_property
     def squares(self) -> Tensor:
-        """The sum of squares over places and pictures, (u,), float64."""
-        return self._lines(self.maps.square(), Tensor.sum).cpu().double().sum((0, 2))
+        """The sum of squares of each map, (n, u), float64."""
+        return self._lines(self.maps.square(), Tensor.sum).cpu().double().sum(2)
 
     @cached_property
     def counts(self) -> Tensor:

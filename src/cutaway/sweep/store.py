@@ -49,14 +49,14 @@ class Folder:
     def __str__(self) -> str:
         return self.url
 
-    def write(self, name: str, content: bytes | dict[str, Any] | dict[str, Tensor], **about: str) -> None:
+    def write(self, name: str, content: bytes | dict[str, Any] | dict[str, Tensor]) -> None:
         """Write one file: bytes, JSON for a mapping of plain values, safetensors for one of tensors.
 
         Raises `InputError` where it cannot be written; what stood there before is then still there.
         """
         if isinstance(content, dict):
             if name.endswith(".safetensors"):
-                content = safetensors.torch.save(content, metadata=about)
+                content = safetensors.torch.save(content)
             else:
                 content = (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
         try:

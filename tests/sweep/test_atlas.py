@@ -1,0 +1,475 @@
+"""The atlas against brute force over whole maps, and to the bit against itself: stopped, killed, joined, on Ray."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from cutaway.core.errors import CutawayError, InputError, MethodRefusedError, UnknownNameError, UsageError
+from cutaway.core.model import VisionModel
+from cutaway.core.preprocess import Preprocess
+from cutaway.core.progress import Progress, finish
+from cutaway.core.tap import Tap
+from cutaway.data.folder import Pictures
+from cutaway.sweep.atlas import DONE, Atlas, build
+from cutaway.sweep.join import join
+from cutaway.sweep.ray_engine import on_ray
+from cutaway.sweep.store import Folder
+
+COUNT, SIZE, BROKEN = 29, 18, 11
+LAYERS = ("stem", "block", "fc")
+
+
+def network() -> VisionModel:
+    torch.manual_seed(5)
+    block = nn.Sequential(nn.Conv2d(6, 7, 3, stride=2, padding=1), nn.BatchNorm2d(7), nn.ReLU(inplace=True))
+    layers = [
+        ("stem", nn.Conv2d(3, 6, 3, padding=1)),
+        ("relu", nn.ReLU(inplace=True)),
+        ("pool", nn.MaxPool2d(2, ceil_mode=True)),
+        ("block", block),
+        ("average", nn.AdaptiveAvgPool2d(1)),
+        ("flatten", nn.Flatten()),
+        ("fc", nn.Linear(7, 3)),
+    ]
+    net = nn.Sequential(OrderedDict(layers)).eval()
+    with torch.no_grad():
+        net.stem.weight[4] = 0  # a unit that answers every picture alike
+        net.stem.bias[4] = -1
+    return VisionModel(net, Preprocess(resize=SIZE, crop=SIZE), ("ant", "bee", "cow"), name="small")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    chance = np.random.default_rng(3)
+    for i in range(COUNT):
+        place = folder / ("ant", "bee", "cow")[i % 3]
+        place.mkdir(exist_ok=True)
+        cells = chance.integers(0, 256, (5, 6, 3), dtype=np.uint8)
+        Image.fromarray(cells).resize((24 + i % 3, 20), Image.Resampling.BICUBIC).save(place / f"{i:02d}.png")
+    (folder / "bee" / f"{BROKEN:02d}.png").unlink(missing_ok=True)
+    (folder / "cow" / f"{BROKEN:02d}.png").write_bytes(b"no picture")
+    return folder
+
+
+def listed(photos: Path) -> Pictures:
+    return Pictures(photos, labels="folder", classes=("ant", "bee", "cow"))
+
+
+def built(photos: Path, folder: Path, **options: Any) -> Atlas:
+    told = {"k": 5, "shard": 6, "batch": 3, "threads": 1, "embeddings": ["block"]} | options
+    return finish(build(network(), listed(photos), folder, **told))
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def whole(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Atlas:
+    return built(photos, tmp_path_factory.mktemp("atlases") / "whole")
+
+
+@pytest.fixture(scope="module")
+def maps(photos: Path) -> dict[str, Tensor]:
+    """Every activation of every picture that can be read, kept whole."""
+    model, pictures, found = network(), listed(photos), {name: [] for name in LAYERS}
+    for number in range(len(pictures)):
+        if pictures.names[number].endswith(f"{BROKEN:02d}.png"):
+            continue
+        with model.guard(), torch.no_grad(), Tap(model, *LAYERS) as tap:
+            model(model.pixels(pictures.path(number)))
+        for name in LAYERS:
+            a = tap[name]
+            found[name].append(a if a.ndim == 4 else a[:, :, None, None])
+    return {name: torch.cat(parts).double() for name, parts in found.items()}
+
+
+def readable(photos: Path) -> list[int]:
+    names = listed(photos).names
+    return [i for i, name in enumerate(names) if not name.endswith(f"{BROKEN:02d}.png")]
+
+
+def test_tops_extremes_moments_and_quantiles_are_those_of_all_activations(
+    whole: Atlas, maps: dict[str, Tensor], photos: Path
+) -> None:
+    numbers = readable(photos)
+    assert len(numbers) == COUNT - 1
+    assert whole.layers == ("stem", "block.0", "fc")  # the block's own activation is that of its first layer
+    assert [whole.layer(name) for name in ("block", "stem")] == ["block.0", "stem"]
+    for name, a in maps.items():
+        n, u, _, w = a.shape
+        for unit in range(u):
+            best = sorted(
+                (-float(a[i, unit].max()), numbers[i], int(a[i, unit].flatten().argmax())) for i in range(n)
+            )[:5]
+            top = whole.top(name, unit)
+            np.testing.assert_allclose(top.values, [-v for v, _, _ in best], rtol=1e-5, atol=1e-6)
+            if float(a[:, unit].max()) == 0:  # all alike: the first pictures, their first place
+                assert top.pictures.tolist() == numbers[:5]
+                assert top.rows.tolist() == top.cols.tolist() == [0] * 5
+                continue
+            assert len({round(v, 6) for v, _, _ in best}) == 5, "the oracle has no ties to decide"
+            assert top.pictures.tolist() == [i for _, i, _ in best]
+            assert (top.rows * w + top.cols).tolist() == [place for _, _, place in best]
+            assert [whole.names[p] for p in top.pictures.tolist()] == list(top.names)
+            assert top.labels.tolist() == [listed(photos).labels[i] for _, i, _ in best]
+        extremes, moments = whole.reducer(name, "extremes"), whole.reducer(name, "moments")
+        np.testing.assert_allclose(extremes.lows, a.amin((0, 2, 3)), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(extremes.highs, a.amax((0, 2, 3)), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(moments.mean(), a.mean((0, 2, 3)), rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(moments.rms(), a.square().mean((0, 2, 3)).sqrt(), rtol=1e-5, atol=1e-7)
+        for q in (0.1, 0.5, 0.995):
+            value, bound = whole.reducer(name, "sketch").sketch.quantile(q)
+            flat = a.movedim(1, 0).flatten(1).sort(1).values
+            true = flat[:, max(0, int(np.ceil(q * flat.shape[1])) - 1)]
+            assert bool(((value - true).abs() <= bound * (1 + 1e-6) + 1e-6).all())
+        labels = listed(photos).labels[numbers]
+        for c in range(3):
+            peak, mean = (m[c] for m in whole.reducer(name, "classes").means())
+            own = a[labels == c]
+            np.testing.assert_allclose(peak, own.amax((2, 3)).mean(0), rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(mean, own.mean((0, 2, 3)), rtol=1e-5, atol=1e-6)
+
+
+def test_predictions_embeddings_and_the_unreadable_are_in_the_tables(
+    whole: Atlas, maps: dict[str, Tensor], photos: Path
+) -> None:
+    pooled = whole.swept.rows["embedding/block"]
+    np.testing.assert_allclose(pooled, maps["block"].mean((2, 3)), rtol=1e-5, atol=1e-6)
+    frame = pd.read_parquet(f"{whole.folder}/pictures.parquet")
+    assert frame.picture.tolist() == list(range(COUNT))
+    bad = frame[frame.unread.notna()]
+    assert bad.name.tolist() == [n for n in whole.names if n.endswith(f"{BROKEN:02d}.png")]
+    assert bad.predicted.map(len).tolist() == [0]
+    assert [n for _, n, _ in whole.done["unread"]] == bad.name.tolist()
+    scores = maps["fc"][:, :, 0, 0].softmax(1)
+    good = frame[frame.unread.isna()]
+    assert [p[0] for p in good.predicted] == scores.argmax(1).tolist()
+    np.testing.assert_allclose([p[0] for p in good.probability], scores.amax(1), rtol=1e-5)
+    assert good.label_name.tolist() == [n.split("/")[0] for n in good.name]
+    sizes = [listed(photos).photo(i).size for i in readable(photos)]
+    assert list(zip(good.height, good.width, strict=True)) == sizes
+
+
+def test_the_tables_read_in_duckdb(whole: Atlas) -> None:
+    table = f"'{whole.folder}/units.parquet'"
+    rows = duckdb.sql(
+        f"select channel, value, picture, top, bottom, row from {table} where layer = 'stem' and rank = 0"
+    )
+    found = {r[0]: r for r in rows.fetchall()}
+    for unit in range(6):
+        top = whole.top("stem", unit)
+        _, value, picture, first, last, row = found[unit]
+        assert (value, picture, row) == (float(top.values[0]), int(top.pictures[0]), int(top.rows[0]))
+        assert (first, last) == (row - 1, row + 1)  # a 3x3 filter, padding 1
+    dead = duckdb.sql(f"select layer, channel from '{whole.folder}/statistics.parquet' where dead").fetchall()
+    assert ("stem", 4) in dead
+
+
+def test_without_colour_the_unit_is_asked_at_the_same_place(whole: Atlas, photos: Path) -> None:
+    model, pictures = network(), listed(photos)
+    for layer in ("stem", "block"):
+        grey, top = whole.grey(layer), whole.top(layer, 2)
+        for rank in range(5):
+            x = model.pixels(pictures.path(int(top.pictures[rank])))
+            light = (
+                (x * torch.tensor([0.299, 0.587, 0.114])[:, None, None])
+                .sum(1, keepdim=True)
+                .expand(-1, 3, -1, -1)
+            )
+            with model.guard(), torch.no_grad(), Tap(model, layer) as tap:
+                model(light)
+            want = tap[layer][0, 2, top.rows[rank], top.cols[rank]]
+            assert float(grey[2, rank]) == pytest.approx(float(want), rel=1e-4, abs=1e-6)
+
+
+def test_mean_patches_are_weighted_means_of_the_fields(whole: Atlas, photos: Path) -> None:
+    model, pictures = network(), listed(photos)
+    for layer, unit in (("stem", 1), ("block", 3)):
+        top, found = whole.top(layer, unit), whole.neuron_features(layer)
+        assert found is not None
+        down, across = (torch.tensor(side) for side in whole.done["fields"][whole.layer(layer)])
+        total, weights = 0.0, 0.0
+        for value, picture, row, col in zip(top.values, top.pictures, top.rows, top.cols, strict=True):
+            x = (model.pixels(pictures.path(int(picture)))[0] * 255).round().double()
+            margin = 40
+            wide = torch.full((3, SIZE + 2 * margin, SIZE + 2 * margin), 128.0, dtype=torch.float64)
+            wide[:, margin:-margin, margin:-margin] = x
+            (t, b), (l, r) = (side + margin for side in (down[row], across[col]))  # noqa: E741
+            weight = max(0.0, float(value)) / float(top.values[0])
+            total = total + weight * wide[:, t : b + 1, l : r + 1]
+            weights += weight
+        assert (found[unit].double() - total / weights).abs().max() <= 0.51
+    assert bool((whole.neuron_features("stem")[4] == 128).all())  # never above 0
+
+
+def test_one_shard_or_many_one_batch_or_many_find_the_same(
+    whole: Atlas, photos: Path, tmp_path: Path
+) -> None:
+    other = built(photos, tmp_path / "other", shard=64, batch=16)
+    for layer in whole.layers:
+        for unit in range(whole.units(layer)):
+            a, b = whole.top(layer, unit), other.top(layer, unit)
+            assert a.names == b.names
+            np.testing.assert_allclose(a.values, b.values, rtol=1e-5, atol=1e-6)
+
+
+def test_stopped_anywhere_and_run_again_it_is_the_same_to_the_bit(
+    whole: Atlas, photos: Path, tmp_path: Path
+) -> None:
+    want, chance = files(Path(str(whole.folder))), random.Random(0)
+    folder, stops = tmp_path / "stopped", 0
+    while not (folder / DONE).exists():
+        steps = build(
+            network(),
+            listed(photos),
+            folder,
+            k=5,
+            shard=6,
+            batch=3,
+            threads=1,
+            embeddings=["block"],
+            workers=0,
+        )
+        for _ in range(chance.randint(1, 9)):
+            if next(steps, None) is None:
+                break
+        steps.close()
+        stops += 1
+        assert stops < 100
+        if not (folder / DONE).exists() and (folder / "manifest.json").exists():
+            with pytest.raises(InputError, match="not finished"):
+                Atlas(folder)
+    finish(build(network(), listed(photos), folder, k=5, shard=6, batch=3, threads=1, embeddings=["block"]))
+    assert stops > 3
+    assert files(folder) == want
+
+
+KILLED = """
+import sys
+sys.path.insert(0, {here!r})
+from pathlib import Path
+import test_atlas as t
+t.built(Path({photos!r}), Path({folder!r}))
+"""
+
+
+def test_killed_at_random_moments_and_run_again_it_is_the_same_to_the_bit(
+    whole: Atlas, photos: Path, tmp_path: Path
+) -> None:
+    want, folder, chance = files(Path(str(whole.folder))), tmp_path / "killed", random.Random(1)
+    times = int(os.environ.get("CUTAWAY_KILLS", "3"))
+    code = KILLED.format(here=str(Path(__file__).parent), photos=str(photos), folder=str(folder))
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    for kill in range(times):
+        before = set(files(folder)) if folder.exists() else set()
+        child = subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE)
+        deadline = time.monotonic() + 120
+        while child.poll() is None and time.monotonic() < deadline:
+            now = set(files(folder)) if folder.exists() and kill else set()
+            if (folder / "manifest.json").exists() and (kill == 0 or now != before):
+                time.sleep(chance.random() * 0.05)
+                break
+            time.sleep(0.002)
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        if (folder / DONE).exists():
+            break
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    left = {name for name in files(folder) if Path(name).name.startswith(".")}
+    assert {k: v for k, v in files(folder).items() if k not in left} == want
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+def test_two_workers_of_ray_give_the_same_to_the_bit(whole: Atlas, photos: Path, tmp_path: Path) -> None:
+    seen: list[Progress] = []
+    told = {"k": 5, "shard": 6, "batch": 3, "threads": 1, "embeddings": ["block"]}
+    steps = build(network(), listed(photos), tmp_path / "ray", **told, engine=on_ray(workers=2))
+    finish(steps, seen.append)
+    assert files(tmp_path / "ray") == files(Path(str(whole.folder)))
+    assert any(step.done == COUNT for step in seen)
+    gc.collect()  # what ray leaves open is met here
+
+
+def test_atlases_of_two_halves_join_to_that_of_the_whole_in_any_order(
+    whole: Atlas, photos: Path, tmp_path: Path
+) -> None:
+    parts = []
+    for name, animals in (("one", ["ant"]), ("two", ["bee", "cow"])):
+        pictures = Pictures([photos / a for a in animals], labels="auto", classes=("ant", "bee", "cow"))
+        numbers = torch.tensor([("ant", "bee", "cow").index(a) for a in animals])
+        names = pictures.names
+        pictures.labels = (
+            numbers[[animals.index(n.split("/")[0]) for n in names]]
+            if len(animals) > 1
+            else numbers.repeat(len(names))
+        )
+        pictures.classes = ("ant", "bee", "cow")
+        steps = build(network(), pictures, tmp_path / name, k=5, shard=6, batch=3, threads=1)
+        finish(steps)
+        parts.append(tmp_path / name)
+    there, _ = join(parts, tmp_path / "there"), join(parts[::-1], tmp_path / "back")
+    assert files(tmp_path / "there") == files(tmp_path / "back")
+    for layer in whole.layers:
+        for unit in range(whole.units(layer)):
+            a, b = whole.top(layer, unit), there.top(layer, unit)
+            np.testing.assert_allclose(a.values, b.values, rtol=1e-5, atol=1e-6)
+            if float(a.values[0]) != 0:
+                assert [Path(n).name for n in a.names] == [Path(n).name for n in b.names]
+                np.testing.assert_allclose(
+                    whole.grey(layer)[unit], there.grey(layer)[unit], rtol=1e-4, atol=1e-6
+                )
+        assert torch.equal(
+            whole.reducer(layer, "sketch").sketch.totals, there.reducer(layer, "sketch").sketch.totals
+        )
+        np.testing.assert_allclose(
+            whole.reducer(layer, "moments").mean(),
+            there.reducer(layer, "moments").mean(),
+            rtol=1e-5,
+            atol=1e-9,
+        )
+    with pytest.raises(InputError, match="same pictures"):
+        join([parts[0], parts[0]], tmp_path / "twice")
+    with pytest.raises(InputError, match="not empty"):
+        join(parts, tmp_path / "there")
+
+
+def test_an_atlas_in_memory_storage_is_the_same(whole: Atlas, photos: Path) -> None:
+    told = {"k": 5, "shard": 6, "batch": 3, "threads": 1, "embeddings": ["block"]}
+    finish(build(network(), listed(photos), "memory://atlas-test", **told))
+    remote, want = Folder("memory://atlas-test"), files(Path(str(whole.folder)))
+    assert {name: remote.read(name) for name in remote.names()} == want
+
+
+def refused(photos: Path, folder: Path, model: VisionModel | None = None, **options: Any) -> str:
+    told = {"k": 5, "shard": 6, "batch": 3, "threads": 1, "embeddings": ["block"]} | options
+    with pytest.raises(CutawayError) as error:
+        finish(build(model or network(), listed(photos), folder, **told))
+    return str(error.value)
+
+
+def test_another_network_pictures_or_plan_is_refused_with_what_changed(
+    whole: Atlas, photos: Path, tmp_path: Path
+) -> None:
+    folder = Path(str(whole.folder))
+    want = files(folder)
+    other = network()
+    with torch.no_grad():
+        other.network.stem.weight[0, 0, 0, 0] += 1
+    assert "network was small" in refused(photos, folder, other)
+    assert "k was 5 and is 4" in refused(photos, folder, k=4)
+    with pytest.raises(InputError, match="of another network"):
+        whole.check(other)
+    whole.check(network())
+    copy = tmp_path / "photos"
+    for path in photos.rglob("*.png"):
+        (copy / path.parent.name).mkdir(parents=True, exist_ok=True)
+        (copy / path.parent.name / path.name).write_bytes(path.read_bytes())
+    assert finish(
+        build(network(), listed(copy), folder, k=5, shard=6, batch=3, threads=1, embeddings=["block"])
+    )
+    Image.new("RGB", (20, 20)).save(copy / "ant" / "00.png")
+    assert "the pictures or their labels have changed" in refused(copy, folder)
+    (copy / "ant" / "00.png").unlink()
+    assert "there were 29 pictures and are 28" in refused(copy, folder)
+    assert files(folder) == want
+
+
+def test_bad_input_is_refused_in_words(whole: Atlas, photos: Path, tmp_path: Path) -> None:
+    assert "k=30 of 29 pictures" in refused(photos, tmp_path / "a", k=30)
+    assert "nowhere" in refused(photos, tmp_path / "a", layers=["nowhere"])
+    assert "shapes" in refused(photos, tmp_path / "a", statistics=["shapes"])
+    assert not (tmp_path / "a").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("mine")
+    assert "not empty" in refused(photos, tmp_path / "mine")
+    with pytest.raises(InputError, match="no atlas"):
+        Atlas(tmp_path / "mine")
+    with pytest.raises(UnknownNameError, match="block"):
+        whole.top("blok", 0)
+    for wrong in ({"channel": 6}, {"channel": -1}, {"channel": 0, "k": 6}):
+        with pytest.raises(UsageError):
+            whole.top("stem", **wrong)
+    with pytest.raises(MethodRefusedError, match="keeps no moments"):
+        built(photos, tmp_path / "few", statistics=("top",)).reducer("stem", "moments")
+    damaged = tmp_path / "damaged"
+    for name, content in files(Path(str(whole.folder))).items():
+        (damaged / name).parent.mkdir(parents=True, exist_ok=True)
+        (damaged / name).write_bytes(content[: len(content) // 2] if name == "state.safetensors" else content)
+    with pytest.raises(InputError, match="damaged"):
+        Atlas(damaged).top("stem", 0)
+    about = json.loads((damaged / "manifest.json").read_text())
+    (damaged / "manifest.json").write_text(json.dumps(about | {"schema_version": 99}))
+    assert "version 99" in refused(photos, damaged)
+
+
+def test_pictures_none_of_which_can_be_read_are_an_error(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for i in range(3):
+        (tmp_path / "photos" / f"{i}.png").write_bytes(b"")
+    with pytest.raises(InputError, match="none of 3 pictures"):
+        finish(build(network(), Pictures(tmp_path / "photos"), tmp_path / "out", k=2))
+
+
+def test_a_network_that_mixes_the_pictures_of_a_batch_is_refused(photos: Path, tmp_path: Path) -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.conv(x)
+            return (h - h.mean(0, keepdim=True)).mean((2, 3)) + h.mean((2, 3)) * 1e-3
+
+    torch.manual_seed(0)
+    model = VisionModel(Mixed().eval(), Preprocess(resize=SIZE, crop=SIZE), name="mixed")
+    with pytest.raises(MethodRefusedError, match="other pictures of the batch"):
+        finish(build(model, listed(photos), tmp_path / "out", k=2, layers=["conv"]))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write everywhere")
+def test_a_folder_without_permission_is_refused(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir(mode=0o500)
+    assert "cannot write" in refused(photos, tmp_path / "locked" / "atlas")
+
+
+def test_a_full_disk_ends_in_words_and_goes_on_when_there_is_room(
+    whole: Atlas, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, plain = 3, Path.write_bytes
+
+    def full(self: Path, content: Any) -> int:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            plain(self, content[:10])
+            raise OSError(28, "No space left on device")
+        return plain(self, content)
+
+    folder = tmp_path / "full"
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", full)
+        assert "the disk is full" in refused(photos, folder)
+    assert not [name for name in files(folder) if Path(name).name.startswith(".")]
+    built(photos, folder)
+    assert files(folder) == files(Path(str(whole.folder)))
