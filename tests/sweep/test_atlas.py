@@ -282,7 +282,7 @@ def test_killed_at_random_moments_and_run_again_it_is_the_same_to_the_bit(
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     for kill in range(times):
         before = set(files(folder)) if folder.exists() else set()
-        child = subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE)
+        child = subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 120
         while child.poll() is None and time.monotonic() < deadline:
             now = set(files(folder)) if folder.exists() and kill else set()
