@@ -75,7 +75,8 @@ class Asked:
                 with Tap(self.model, *self.layers, stop=not self.output) as tap:
                     values[None] = self.model(pictures)
                 values |= {name: tap.maps(name) for name in self.layers}
-        return {key: dense(value).to(self.x.dtype) for key, value in values.items()}
+        # copies: a network may return memory that its next pass writes to
+        return {key: dense(value).to(self.x.dtype, copy=True) for key, value in values.items()}
 
 
 def replaced(x: Tensor, boxes: Tensor, fill: Tensor) -> Tensor:
@@ -94,7 +95,7 @@ def check(
         raise UsageError(f"a picture of shape {tuple(x.shape)}", "one picture, (1, C, H, W)")
     if fill.shape != x.shape[1:]:
         raise UsageError(f"a fill of shape {tuple(fill.shape)}", f"the picture's {tuple(x.shape[1:])}")
-    if boxes.ndim != 2 or boxes.shape[1] != 4 or boxes.is_floating_point():
+    if boxes.ndim != 2 or boxes.shape[1] != 4 or boxes.is_floating_point() or boxes.is_complex():
         raise UsageError(f"boxes of shape {tuple(boxes.shape)} and {boxes.dtype}", "(n, 4) whole numbers")
     height, width = x.shape[-2:]
     top, left, bottom, right = boxes.unbind(1)

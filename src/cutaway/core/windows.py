@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from .errors import MethodRefusedError, UsageError
 from .packed import Packed
+from .window_alone import SAME, Alone, lined_up, share
 from .window_asked import Asked, Values, check
 from .window_asked import replaced as replaced
 from .window_cost import Cost, dispatch
@@ -23,7 +25,7 @@ from .window_order import Batch, Scouts, bounds
 from .window_order import suggested_batch as suggested_batch
 from .window_tensor import Clean
 from .window_whole import Report as Report
-from .window_whole import compare, independent, plain
+from .window_whole import alone, areas, company, compare, plain
 
 if TYPE_CHECKING:
     from .model import VisionModel
@@ -89,25 +91,27 @@ def evaluate(
     >>> sorted((n, v) for numbers, values in answers for n, v in zip(numbers.tolist(), values[None][:, 0].tolist()))
     [(0, 1.0), (1, 0.5)]
     """
+    if memory is not None and memory.packed.dtype is not _TYPES[precision]:
+        raise UsageError(f"precision={precision!r} with a memory of the other one", "the same for both")
     masks = None
     if boxes.dtype == torch.bool:
         if boxes.shape[1:] != x.shape[-2:]:
             raise UsageError(f"masks of shape {tuple(boxes.shape)}", f"(n, H, W) of {tuple(x.shape[-2:])}")
         masks, boxes = boxes, bounds(boxes)
     check(x, boxes, fill, layers, output, batch)
+    boxes, fill = boxes.to("cpu", torch.int64), fill.to(x)
     packed = memory.packed if memory is not None else Packed(_TYPES[precision])
     ask = Asked(model, x, fill, tuple(layers), output, boxes, masks, packed)
     told = report if report is not None else Report()
-    left = torch.arange(len(boxes))
-    known: dict[int, Values] = {}
+    left, by = torch.arange(len(boxes)), alone(ask)
     if engine == "auto" and len(boxes):
         clean = memory.of(model, x) if memory is not None else Clean(x.detach(), 2, 3)
         if memory is not None and len(boxes) == 1:
-            left = yield from _stroke(ask, told, clean, memory)
+            left = yield from _stroke(ask, told, clean, memory, by)
         else:
-            left = yield from _changing(ask, batch, told, clean, known)
+            left = yield from _changing(ask, batch, told, clean, by)
     if len(left):
-        yield from plain(ask, left, batch or suggested_batch(x), told, known)
+        yield from plain(ask, left, batch or suggested_batch(x), told, by)
 
 
 class Memory:
@@ -133,17 +137,18 @@ class Memory:
 
 
 def _stroke(
-    ask: Asked, told: Report, clean: Clean, memory: Memory
+    ask: Asked, told: Report, clean: Clean, memory: Memory, by: Alone
 ) -> Generator[tuple[Tensor, Values], None, Tensor]:
     """The answer for one window, where following it is worth it; returns the numbers of the boxes that are left."""
     only = torch.tensor([0])
     try:
         if memory.worth is None:
             scouts, cost = Scouts(ask.boxes), Cost()
-            alone = ask.run(ask.windows(clean, only.expand(2), scouts), cost=cost)
+            pair = ask.run(ask.windows(clean, only.expand(2), scouts), cost=cost)
             memory.worth = bool(_divided(ask, scouts, cost, None, told)[0])
             values = ask.run(ask.windows(clean, only)) if memory.worth else {}
-            independent(ask, values or alone, alone)
+            if values and not share(pair, values) < SAME * torch.finfo(ask.x.dtype).eps:
+                by.check(0, 0, values, fast=ask.packed.dtype is not None)
         else:
             values = ask.run(ask.windows(clean, only)) if memory.worth else {}
     except MethodRefusedError:
@@ -160,48 +165,49 @@ def _stroke(
 
 
 def _changing(
-    ask: Asked, batch: int | None, told: Report, clean: Clean, known: dict[int, Values]
+    ask: Asked, batch: int | None, told: Report, clean: Clean, by: Alone
 ) -> Generator[tuple[Tensor, Values], None, Tensor]:
     """Answers that recompute only what a window changes; returns the numbers of the boxes that are left.
 
     One window goes ahead and takes the intervals of all others with it, which tells how large each becomes. Before
-    it goes a whole picture, put into `known`: it tells whether there is work to save, and is compared.
+    it goes a whole picture, known to `by` from then on: it tells whether there is work to save, and is compared.
     """
     everything = torch.arange(len(ask.boxes))
     first, scouts, cost = _outermost(ask.boxes, clean.size), Scouts(ask.boxes), Cost()
+    number, fast = int(first), ask.packed.dtype is not None
     try:
-        known[int(first)] = whole = ask.run(ask.pictures(first), packed=False, cost=cost)
+        by.known[number] = ask.run(ask.pictures(first), packed=False, cost=cost)
         if len(everything) == 1 or _little(ask, cost):
             told.why = "they are too little work for windows to save any"
             return everything
         # twice: of one picture alone, what differs from picture to picture looks constant
         cost = Cost()
-        alone = ask.run(ask.windows(clean, first.expand(2), scouts), cost=cost)
-        compare(ask, whole, alone, told)
+        pair = ask.run(ask.windows(clean, first.expand(2), scouts), cost=cost)
+        compare(ask, by, number, pair, told)
     except MethodRefusedError:
         raise
     except Exception as error:
         told.why = _fault(error)
         return everything
+    like = company(ask, by)
+    like.known.setdefault(number, {key: value[:1] for key, value in pair.items()})
     todo, left = _divided(ask, scouts, cost, batch, told)
-    while todo:
-        part = todo.pop(0)
+    parts = lined_up([part.numbers for part in todo], like.known, areas(ask.boxes)) if todo else []
+    for turn, (which, numbers, place) in enumerate(parts):
+        filled = replace(todo[which], numbers=numbers).filled
+        if place is not None and len(filled) == 2:  # a third: the one checked is neither first nor last
+            filled = torch.cat([filled, filled[:1]])
         try:
-            place, numbers = (part.numbers == first).nonzero(), part.filled
-            # two again would hide what depends on their number
-            if len(place) and batch != 1 and part.size < 3:
-                numbers = torch.cat([numbers, numbers[-1:].expand(3 - part.size)])
-            values = ask.run(ask.windows(clean, numbers))
-            values = {key: value[: len(part.numbers)] for key, value in values.items()}
-            if len(place) and len(numbers) > 1:
-                independent(ask, alone, {key: value[int(place[0]) :] for key, value in values.items()})
+            values = ask.run(ask.windows(clean, filled))
+            if place is not None:
+                like.check(int(numbers[place]), place, values, fast=fast)
         except MethodRefusedError:
             raise
         except Exception as error:
             told.why = told.why or _fault(error)
-            left += [part, *todo]
+            left += [todo[i] for i, _, _ in parts[turn:]]
             break
-        yield part.numbers, values
+        yield numbers, {key: value[: len(numbers)] for key, value in values.items()}
         told.engine = "incremental"
     if left and told.engine == "incremental":
         told.engine = "incremental + plain"
@@ -234,7 +240,8 @@ def _outermost(boxes: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _fault(error: Exception) -> str:
-    return f"the windows cannot be followed ({str(error).splitlines()[0][:100]})"
+    said = (str(error).splitlines() or [type(error).__name__])[0]
+    return f"the windows cannot be followed ({said[:100]})"
 
 
 def _little(ask: Asked, cost: Cost) -> bool:

@@ -13,7 +13,9 @@ from cutaway.core.method import IMAGE, TARGET, Range, Raw, RawPanel, Tags, metho
 from cutaway.core.model import VisionModel
 from cutaway.core.progress import Progress, Steps
 from cutaway.core.result import Attribution
-from cutaway.core.target import Target, score
+from cutaway.core.target import Target, observe, score
+from cutaway.core.window_alone import Alone
+from cutaway.core.window_asked import Values
 from cutaway.core.windows import suggested_batch
 
 from ..gradient.baselines import Baseline, baseline_of
@@ -50,7 +52,7 @@ def rise(
     E[M] = `probability` (eq. 6): the mean score where the pixel is seen. Most of that is the mean over all masks; with
     `centre` it is taken off each score first, which leaves (H, W) signed, and the same order of pixels but for noise.
     Panel "standard_error": that of the map. Every picture of a batch meets the same masks. Cost: one forward pass
-    per mask.
+    per mask. Raises `MethodRefusedError` for a network whose answer depends on chance or on the rest of a batch.
 
     >>> import torch, cutaway
     >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 2))
@@ -73,9 +75,12 @@ def rise(
             clean.append(score(model, one[None], goal))
         for start in range(0, samples, batch):
             part = masks.part(start, min(start + batch, samples)).to(x)
+            pictures = torch.lerp(fills[i], one, part[:, None])
             with torch.no_grad():
-                scores = score(model, torch.lerp(fills[i], one, part[:, None]), goal)
-            sums[i].add(part, scores)
+                values = observe(model, pictures, goal)
+                if not start:
+                    _alike(model, goal, pictures, values)
+            sums[i].add(part, goal.read(values))
             done = i * samples + sums[i].count
             preview = sums[i].importance(probability, centre).float().cpu().numpy()
             yield Progress(done, len(x) * samples, preview, "masks")
@@ -95,6 +100,12 @@ def rise(
         notes=_notes(centre, probability),
         panels={"standard_error": RawPanel("standard error", errors, "unsigned", unit)},
     )
+
+
+def _alike(model: VisionModel, target: Target, pictures: Tensor, values: Values) -> None:
+    """Refuse a network that answers the picture in the middle otherwise when it is alone."""
+    alone = Alone(lambda x: observe(model, x, target), lambda number: pictures[number][None])
+    alone.check(len(pictures) // 2, len(pictures) // 2, values)
 
 
 def _notes(centre: bool, probability: float) -> tuple[str, ...]:
