@@ -16,6 +16,7 @@ from cutaway.commands.filters import filters
 from cutaway.commands.judge import judge
 from cutaway.commands.listing import layers, methods
 from cutaway.commands.matrix import matrix
+from cutaway.commands.unit import unit
 
 app = typer.Typer(
     name="cutaway",
@@ -46,7 +47,7 @@ def options(
     """
 
 
-for _command in (demo, explain, methods, layers, filters, activations, judge, matrix):
+for _command in (demo, explain, methods, layers, filters, activations, judge, matrix, unit):
     app.command()(guarded(_command))
 app.add_typer(atlas)
 

@@ -348,6 +348,10 @@ def test_atlases_of_two_halves_join_to_that_of_the_whole_in_any_order(
             rtol=1e-5,
             atol=1e-9,
         )
+        one, other = (a.reducer(layer, "classes").means() for a in (whole, there))
+        np.testing.assert_allclose(one.peak, other.peak, rtol=1e-5, atol=1e-7)
+        extremes = [a.reducer(layer, "extremes") for a in (whole, there)]
+        assert torch.equal(extremes[0].highs.round(decimals=4), extremes[1].highs.round(decimals=4))
     with pytest.raises(InputError, match="same pictures"):
         join([parts[0], parts[0]], tmp_path / "twice")
     with pytest.raises(InputError, match="not empty"):

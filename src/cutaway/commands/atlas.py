@@ -11,7 +11,7 @@ import typer
 from cutaway.core.errors import UsageError
 from cutaway.core.progress import finish
 
-from .console import bar, guarded, say
+from .console import bar, command_line, guarded, say
 from .explain import (
     QUESTION,
     ClassesOption,
@@ -21,6 +21,7 @@ from .explain import (
     PreprocessOption,
     WeightsOption,
 )
+from .outputs import check_outputs
 
 if TYPE_CHECKING:
     from cutaway.sweep.atlas import Atlas
@@ -163,6 +164,65 @@ def build(
     _told(found, as_json)
 
 
+def show(
+    context: typer.Context,
+    folder: Annotated[str, typer.Argument(metavar="ATLAS", help="Made by `cutaway atlas build`.")],
+    *,
+    layer: Annotated[str, typer.Option("--layer", "-l", help="The layer.", rich_help_panel=QUESTION)],
+    output: Annotated[
+        Path,
+        typer.Option("-o", "--output", metavar="OUT", help=".png, .html, .npz.", rich_help_panel=QUESTION),
+    ],
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", metavar="SPEC", help="Else the model the atlas names.")
+    ] = None,
+    weights: WeightsOption = None,
+    classes: ClassesOption = None,
+    preprocess: PreprocessOption = None,
+    device: DeviceOption = "auto",
+    what: Annotated[
+        Literal["patches", "features"],
+        typer.Option(help="Each unit by its best patches, or by their mean.", rich_help_panel=QUESTION),
+    ] = "patches",
+    units: Annotated[
+        str, typer.Option(metavar="A-B,C", help="Channels: 0-31,40.", rich_help_panel=QUESTION)
+    ] = "",
+    k: Annotated[int, typer.Option("-k", min=1, help="Patches of a unit.", rich_help_panel=QUESTION)] = 9,
+    photos: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="The pictures, when moved.", rich_help_panel=QUESTION),
+    ] = None,
+) -> None:
+    """Draw a layer's sheet: every unit by what it answers to most."""
+    from cutaway.methods.units.layer_sheet import layer_sheet
+    from cutaway.sweep.atlas import Atlas
+    from cutaway.zoo import load
+
+    check_outputs(output, None, endings=(".png", ".html", ".npz"))
+    found = Atlas(folder)
+    count = found.units(layer)
+    spec = model or found.about["model"]["name"]
+    network = load(spec, weights=weights, classes=classes, preprocess=preprocess, device=device)
+    chosen = _channels(units) if units else None
+    steps = layer_sheet(
+        network, found, layer, units=chosen, what=what, k=k, photos=photos, again=command_line(context)
+    )
+    with bar(1) as draw:
+        sheet = finish(steps, draw(0, "drawing"))
+    say(f"wrote {sheet.save(output)}: {len(sheet.values)} of {count} units")
+
+
+def _channels(units: str) -> list[int]:
+    """Channels of words such as "0-31,40"."""
+    found: list[int] = []
+    for part in units.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()):
+            raise UsageError(f"--units {units}", "numbers and ranges joined by commas", "--units 0-31,40")
+        found += range(int(first), int(last if dash else first) + 1)
+    return found
+
+
 def merge(
     parts: Annotated[list[str], typer.Argument(metavar="ATLAS...", help="Finished atlases of one network.")],
     *,
@@ -207,5 +267,5 @@ def _told(found: Atlas, as_json: bool) -> None:
     )
 
 
-for _command in (build, merge):
+for _command in (build, show, merge):
     atlas.command()(guarded(_command))

@@ -222,11 +222,15 @@ class Picture(Result):
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Patches(Result):
-    """Pieces of pictures, (N, 3, h, w) in [0, 1], each with its value, source image and box in it."""
+    """Pieces of pictures, (N, 3, h, w) in [0, 1], each with its value, source image and box in it.
+
+    `names` may say what each is of, such as the channel.
+    """
 
     scores: Array
     sources: Sequence[str]
     boxes: Array
+    names: Sequence[str] = ()
     kind: ClassVar[str] = "patches"
 
     def arrays(self) -> dict[str, Array]:

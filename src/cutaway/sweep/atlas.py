@@ -179,6 +179,15 @@ class Atlas:
         """
         return self.features.get(f"feature/{self.layer(layer)}")
 
+    def path(self, number: int, photos: str | Path | None = None) -> Path:
+        """The file of a picture, in the folder it was found in or in `photos`."""
+        first = 0
+        for source in self.about["data"]["sources"]:
+            if number < first + source["count"]:
+                return Path(photos or source["root"]) / self.names[number]
+            first += source["count"]
+        raise UsageError(f"picture {number}", f"0 to {first - 1}")
+
     def check(self, model: VisionModel) -> None:
         """Raise `InputError` where the atlas is of another network or preprocessing."""
         now = {

@@ -135,12 +135,13 @@ def _differences(one: Atlas, other: Atlas) -> list[str]:
 def _shifted(swept: Swept, by: int) -> Swept:
     """The same with pictures numbered from `by` on."""
 
-    def moved(name: str, values: Tensor) -> Tensor:
-        return torch.where(values >= 0, values + by, values) if name.endswith("pictures") else values
+    def moved(statistic: str, name: str, values: Tensor) -> Tensor:
+        numbers = statistic in ("top", "extremes") and name.endswith("pictures")
+        return torch.where(values >= 0, values + by, values) if numbers else values
 
     kept: Kept = {
         layer: {
-            name: REDUCERS[name].of({n: moved(n, v) for n, v in reducer.state().items()})
+            name: REDUCERS[name].of({n: moved(name, n, v) for n, v in reducer.state().items()})
             for name, reducer in reducers.items()
         }
         for layer, reducers in swept.kept.items()

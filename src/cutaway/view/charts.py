@@ -16,7 +16,7 @@ from .drawing import Drawing, drawings
 from .grids import grid_drawing, picture_drawings
 from .lettering import HAIRLINE, INK, MUTED, PAPER, font, plain, wrap, write
 from .raster import fit, to_image
-from .strip import is_strip, strip_drawing
+from .strip import ACROSS, is_strip, strip_drawing
 from .walk import stages, walk_drawing
 
 _COLORS = [f"#{bytes(c).hex()}" for c in OKABE_ITO[[4, 5, 2, 6, 1, 0, 7, 3]]]
@@ -53,6 +53,7 @@ def patches_drawing(result: Patches) -> Drawing:
     times = 96 / max(height, width)
     high, wide = max(1, round(height * times)), max(1, round(width * times))
     columns = math.isqrt(count - 1) + 1 if count else 1
+    columns = min(columns, ACROSS) if result.names else columns
     rows = -(-count // columns)
     sheet = Image.new("RGB", (columns * (wide + 6), max(1, rows * (high + 22))), PAPER)
     pen = ImageDraw.Draw(sheet)
@@ -60,7 +61,10 @@ def patches_drawing(result: Patches) -> Drawing:
         x, y = (i % columns) * (wide + 6), (i // columns) * (high + 22)
         picture = fit(np.moveaxis(patch, 0, -1), high, wide, smooth=max(height, width) >= 48)
         sheet.paste(to_image(picture), (x, y))
-        write(pen, x, y + high + 2, number(float(result.scores[i])), 12, MUTED)
+        name = f"{result.names[i]}  " if result.names else ""
+        write(pen, x, y + high + 2, name + number(float(result.scores[i])), 12, MUTED)
+    if result.names:
+        return Drawing(f"{count} units, each with its largest value", sheet)
     return Drawing(f"{count} patches, strongest first, with their values", sheet)
 
 

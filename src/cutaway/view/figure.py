@@ -19,7 +19,7 @@ from .raster import encode, to_image
 from .sheet import contact_sheet
 from .walk import stages
 
-__all__ = ["contact_sheet", "draw"]
+__all__ = ["contact_sheet", "draw", "stacked"]
 
 MARGIN, GAP, LINE = 16, 16, 18
 TEXT_CHUNK = "cutaway"
@@ -36,6 +36,19 @@ def draw(result: Result, *, title: str = "", theme: Theme = "default") -> bytes:
     info = PngInfo()
     info.add_itxt(TEXT_CHUNK, json.dumps(result.to_dict()), zip=True)
     return encode(image, pnginfo=info, optimize=True)
+
+
+def stacked(results: Sequence[Result], *, theme: Theme = "default") -> bytes:
+    """Several results under each other as the bytes of one PNG file; the text chunk holds a list of them."""
+    images = [_compose(r, method_title(r.method), parts(r, theme)) for r in results]
+    sheet = Image.new("RGB", (max(i.width for i in images), sum(i.height for i in images)), PAPER)
+    y = 0
+    for image in images:
+        sheet.paste(image, (0, y))
+        y += image.height
+    info = PngInfo()
+    info.add_itxt(TEXT_CHUNK, json.dumps([r.to_dict() for r in results]), zip=True)
+    return encode(sheet, pnginfo=info, optimize=True)
 
 
 def _compose(result: Result, title: str, drawn: Sequence[Drawing]) -> Image.Image:

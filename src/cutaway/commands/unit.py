@@ -1,0 +1,130 @@
+"""`cutaway unit LAYER:K --atlas A`: one unit on a page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from cutaway.core.errors import UsageError
+from cutaway.core.files import whole_file
+
+from .console import command_line, say
+from .explain import (
+    OUTPUT,
+    QUESTION,
+    ClassesOption,
+    DeviceOption,
+    JsonOption,
+    PreprocessOption,
+    WeightsOption,
+)
+from .outputs import check_outputs
+
+TITLE = "What one unit answers to"
+LEAD = (
+    "Patches are the receptive fields of its strongest activations, at most one of a picture, beside what a projection "
+    "to pixels says of them. They show what excites the unit most, not everything it answers to."
+)
+
+
+def unit(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="LAYER:K", help="A unit, such as features.10:41.")],
+    *,
+    atlas: Annotated[
+        str, typer.Option("--atlas", "-a", metavar="FOLDER", help="Made by `cutaway atlas build`.")
+    ],
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", metavar="SPEC", help="Else the model the atlas names.")
+    ] = None,
+    weights: WeightsOption = None,
+    classes: ClassesOption = None,
+    preprocess: PreprocessOption = None,
+    device: DeviceOption = "auto",
+    photos: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="The pictures, when moved since.", rich_help_panel=QUESTION),
+    ] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="Best patches to show.", rich_help_panel=QUESTION)] = 9,
+    projection: Annotated[
+        Literal["deconvnet", "guided", "backprop", "none"],
+        typer.Option(help="How patches are projected to pixels.", rich_help_panel=QUESTION),
+    ] = "deconvnet",
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="OUT", help=".html, .png, .npz.", rich_help_panel=OUTPUT),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw a unit: its best patches, their projections, its distribution, its classes and its indexes."""
+    layer, colon, number = name.rpartition(":")
+    if not colon or not number.isdigit():
+        raise UsageError(f"unit {name!r}", "LAYER:CHANNEL", "features.10:41")
+    if output is not None:
+        check_outputs(output, None, endings=(".html", ".png", ".npz"))
+
+    from cutaway.methods.units.unit_page import unit_page
+    from cutaway.sweep.atlas import Atlas
+    from cutaway.zoo import load
+
+    found = Atlas(atlas)
+    found.top(layer, int(number), 1)
+    spec = model or found.about["model"]["name"]
+    network = load(spec, weights=weights, classes=classes, preprocess=preprocess, device=device)
+    results = unit_page(
+        network,
+        found,
+        layer,
+        int(number),
+        photos=photos,
+        k=min(k, len(found.top(layer, int(number)))),
+        projection=projection,
+        again=command_line(context),
+    )
+    patches = results[0]
+    if output is not None:
+        if output.suffix.lower() == ".npz":
+            patches.save(output)
+        else:
+            with whole_file(output) as temporary:
+                if output.suffix.lower() == ".png":
+                    from cutaway.view.figure import stacked
+
+                    temporary.write_bytes(stacked(results))
+                else:
+                    from cutaway.view.report import report
+
+                    text = report(results, title=f"{TITLE}: {name}", lead=LEAD)
+                    temporary.write_text(text, encoding="utf-8")
+        say(f"wrote {output}")
+    if as_json:
+        from .summary import print_json
+
+        print_json("unit", {"unit": name, "results": [r.to_dict() for r in results]})
+        return
+    _print(name, results)
+
+
+def _print(name: str, results: list) -> None:  # type: ignore[type-arg]
+    """The unit's numbers and best pictures on stdout."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from .console import console
+
+    patches, out = results[0], console()
+    out.print(Text(f"{name}  {patches.provenance.model}, {patches.provenance.image}", style="bold"))
+    facts = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
+    for key, value in patches.evidence.items():
+        facts.add_row(Text(key), Text(f"{value:.4g}" if isinstance(value, float) else str(value)))
+    out.print(facts)
+    best = Table(box=None, padding=(0, 2, 0, 2), header_style="dim")
+    for head in ("activation", "picture"):
+        best.add_column(head, no_wrap=True)
+    for value, source in zip(patches.scores, patches.sources, strict=True):
+        best.add_row(Text(f"{value:.4g}"), Text(source))
+    out.print(best)
+    for note in patches.notes:
+        out.print(Text(f"  {note}", style="dim"), soft_wrap=True)

@@ -1,0 +1,273 @@
+"""One unit on a page: what an atlas knows of it, with the pictures it answers to."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cutaway.core.errors import CutawayError, InputError, MethodRefusedError, UsageError
+from cutaway.core.geometry import Box
+from cutaway.core.model import VisionModel
+from cutaway.core.result import Curves, Panel, Patches, Provenance, Result, Table
+from cutaway.core.run import versions
+from cutaway.core.tap import Tap
+from cutaway.core.window_order import suggested_batch
+from cutaway.sweep.atlas import Atlas, Top
+
+from .fields import crops, fields
+from .opponent import axis_name, opponent_axes
+from .outline import outlined
+from .projected import Projecting, projections
+from .selectivity import class_selectivity, colour_selectivity, population_code
+
+Projection = Literal["deconvnet", "guided", "backprop", "none"]
+_BINS = 48
+
+
+def unit_page(
+    model: VisionModel,
+    atlas: Atlas,
+    layer: str,
+    channel: int,
+    *,
+    photos: str | Path | None = None,
+    k: int = 9,
+    projection: Projection = "deconvnet",
+    again: str = "",
+) -> list[Result]:
+    """Everything an atlas holds of one unit: its best patches, its distribution, its classes, its indexes.
+
+    Parameters
+    ----------
+    photos : where the pictures are, when no longer where the atlas was built.
+    k : best patches that are shown; the indexes are of all that the atlas keeps.
+    projection : how the patches are projected to pixels beside them.
+
+    Gives `Patches` (k, 3, h, w), the receptive fields in the network's frame, mid-grey beyond the picture, with the
+    panels "projection" (Zeiler & Fergus 2014, fig. 2), "pictures" with the field outlined, and "feature", the weighted
+    mean of all kept patches (Rafegas 2020); `Curves`, the share of activations at each height; `Table`s of the
+    classes it answers and of its indexes. What cannot be had of this unit is said in the notes of the first.
+    Raises `InputError` for an atlas of another network and pictures that are gone or have changed, `UsageError` for a
+    channel that the layer does not have.
+    """
+    start = time.perf_counter()
+    atlas.check(model)
+    name = atlas.layer(layer)
+    top, notes = atlas.top(layer, channel), list[str]()
+    if not 1 <= k <= len(top):
+        raise UsageError(f"k={k} of {len(top)} patches", f"1 to {len(top)}", f"k={min(9, len(top))}")
+    pixels = pixels_of(model, atlas, top, k, photos)
+    rows, cols, values = top.rows[:k], top.cols[:k], top.values[:k]
+    _check(model, name, channel, pixels, rows, cols, values, top.names)
+    try:
+        boxes = fields(model, name, channel, pixels, rows, cols)
+    except MethodRefusedError as error:
+        height, width = pixels.shape[-2:]
+        boxes = [Box(0, 0, height - 1, width - 1)] * k
+        notes.append(f"whole pictures are shown: {error.found}")
+    panels: dict[str, Panel] = {}
+    if float(top.values[0]) <= 0:
+        notes.append("dead on these pictures: it never answers above 0, so its first pictures say nothing")
+    elif projection != "none":
+        try:
+            panels["projection"] = _projected(model, name, channel, pixels, rows, cols, projection)
+        except CutawayError as error:
+            notes.append(f"no {projection} projection: {error.found}")
+    said = {i: _words(atlas, top, i) for i in range(k)}
+    seen = torch.stack([outlined(p.cpu(), box) for p, box in zip(pixels, boxes, strict=True)])
+    panels["pictures"] = Panel(
+        "whole pictures, the field outlined", seen.numpy(), "picture", labels=said, columns=9
+    )
+    feature = atlas.neuron_features(layer)
+    if feature is not None:
+        mean = feature[channel].float() / 255
+        panels["feature"] = Panel(f"neuron feature of {len(top)} patches", mean.numpy(), "picture")
+
+    made: dict[str, Any] = {
+        "method": "top_patches",
+        "target": f"{layer}:{channel}",
+        "layer": name,
+        "options": {"k": k, "projection": projection},
+    }
+    made["provenance"] = Provenance(
+        model=model.name,
+        fingerprint=model.fingerprint,
+        preprocess=model.preprocess.to_dict(),
+        image=f"{len(atlas.names)} pictures",
+        seed=0,
+        device=str(model.device),
+        precision=str(model.dtype).removeprefix("torch."),
+        seconds=time.perf_counter() - start,
+        versions=versions(),
+        again=again,
+    )
+    evidence, more = indexes(atlas, layer, channel)
+    patches = Patches(
+        values=crops(pixels.cpu(), boxes).float().numpy(),
+        scores=values.numpy(),
+        sources=list(top.names[:k]),
+        boxes=np.array(boxes),
+        unit="activation",
+        panels=panels,
+        evidence=evidence,
+        notes=(*notes, *more),
+        **made,
+    )
+    found: list[Result] = [patches]
+    if "sketch" in atlas.plan.statistics:
+        found.append(_histogram(atlas, layer, channel, made | {"method": "activation_histogram"}))
+    classes = _classes(atlas, layer, channel, top, made | {"method": "unit_classes"})
+    return found + ([classes] if classes is not None else [])
+
+
+def indexes(atlas: Atlas, layer: str, channel: int) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The numbers an atlas gives of a unit by name, and why others cannot be had.
+
+    Names: "largest", "smallest", "mean", "rms", "zero share", "dead", "colour selectivity" (and "bounded"),
+    "class selectivity", "population code", "entropy" in bits, "feature axis".
+    """
+    top, kept, notes = atlas.top(layer, channel), atlas.plan.statistics, list[str]()
+    found: dict[str, Any] = {"largest": float(top.values[0]), "patches": len(top)}
+    if "extremes" in kept:
+        low, high = (getattr(atlas.reducer(layer, "extremes"), n)[channel] for n in ("lows", "highs"))
+        found["smallest"] = float(low)
+        if float(low) == float(high):
+            notes.append("constant: it answers every place of every picture alike")
+    if "moments" in kept:
+        moments = atlas.reducer(layer, "moments")
+        found |= {n: float(getattr(moments, n)()[channel]) for n in ("mean", "rms")}
+    if "sketch" in kept:
+        found["zero share"] = float(atlas.reducer(layer, "sketch").sketch.zero_share[channel])
+    if float(top.values[0]) <= 0:
+        return found | {"dead": True}, tuple(notes)
+    grey = atlas.grey(layer)[channel, : len(top)]
+    if bool(grey.isnan().any()):
+        notes.append("no colour selectivity: the pictures of the network have one colour")
+    else:
+        found["colour selectivity"] = colour_selectivity(top.values, grey)
+        found["bounded"] = colour_selectivity(top.values, grey, bounded=True)
+    alive = top.values > 0
+    if bool((top.labels[alive] < 0).any()):
+        notes.append("no class selectivity: some of its pictures have no label")
+    elif int(alive.sum()) > 1:
+        found["class selectivity"] = class_selectivity(top.values, top.labels).index
+        code = population_code(top.values, top.labels)
+        found |= {"population code": code.count, "entropy": code.entropy}
+    features = atlas.neuron_features(layer)
+    axes = None if features is None else opponent_axes(features[channel].float() / 255)
+    if axes is not None:
+        found["feature axis"] = axis_name(axes[0].angle)
+    return found, tuple(notes)
+
+
+def pixels_of(model: VisionModel, atlas: Atlas, top: Top, k: int, photos: str | Path | None) -> Tensor:
+    """The k best pictures as the network sees them."""
+    found = []
+    for number in top.pictures[:k].tolist():
+        path = atlas.path(number, photos)
+        if not path.is_file():
+            raise InputError(
+                f"{path} is gone",
+                "the pictures the atlas was built over",
+                "--photos, the folder they are in now",
+            )
+        found.append(model.pixels(path))
+    return torch.cat(found)
+
+
+def _check(
+    model: VisionModel,
+    layer: str,
+    channel: int,
+    pixels: Tensor,
+    rows: Tensor,
+    cols: Tensor,
+    values: Tensor,
+    names: Sequence[str],
+) -> None:
+    """Raise `InputError` where a picture no longer gives the activation that was recorded."""
+    answers = []
+    with model.guard(), torch.no_grad():
+        for part in torch.split(pixels, suggested_batch(pixels)):
+            with Tap(model, layer, stop=True) as tap:
+                model(part)
+            maps = tap.maps(layer)
+            answers.append(maps if maps.ndim == 4 else maps[:, :, None, None])
+    now = torch.cat(answers)[torch.arange(len(pixels)), channel, rows, cols].float().cpu()
+    off = (now - values).abs() / values.abs().max().clamp(min=1e-12)
+    if not float(off.max()) < 1e-2:
+        worst = int(off.argmax())
+        raise InputError(
+            f"{names[worst]} gives {float(now[worst]):.4g} and gave {float(values[worst]):.4g} when the atlas was built",
+            "the pictures the atlas was built over, unchanged",
+            "--photos, the folder they are in, or build the atlas again",
+        )
+
+
+def _projected(
+    model: VisionModel,
+    layer: str,
+    channel: int,
+    pixels: Tensor,
+    rows: Tensor,
+    cols: Tensor,
+    rule: Projecting,
+) -> Panel:
+    found = projections(model, layer, channel, pixels, rows, cols, rule)
+    how = "guided backprop" if rule == "guided" else rule
+    return Panel(f"the same patches by {how}", found.tiles.float().cpu().numpy(), "tiles", each=True)
+
+
+def _words(atlas: Atlas, top: Top, rank: int) -> str:
+    label = int(top.labels[rank])
+    return atlas.classes[label] if 0 <= label < len(atlas.classes) else Path(top.names[rank]).stem
+
+
+def _histogram(atlas: Atlas, layer: str, channel: int, made: dict[str, Any]) -> Curves:
+    """The share of activations at each height; the share of exact zeros stands in the notes."""
+    sketch = atlas.reducer(layer, "sketch").sketch
+    extremes = atlas.reducer(layer, "extremes") if "extremes" in atlas.plan.statistics else None
+    top = float(atlas.top(layer, channel, 1).values[0])
+    low = float(extremes.lows[channel]) if extremes is not None else min(0.0, top)
+    limits = torch.linspace(low, max(top, low + 1e-6), _BINS + 1, dtype=torch.float64)
+    limits[0], limits[-1] = limits[0] - 1e-9 - abs(low) * 1e-6, limits[-1] * (1 + 1e-6) + 1e-9
+    share = sketch.histogram(limits)[channel] / sketch.totals[channel].double()
+    zero = float(sketch.zero_share[channel])
+    inside = (limits[:-1] < 0) & (limits[1:] >= 0)
+    share[inside] -= zero  # what is exactly 0 would dwarf the rest
+    middle = (limits[1:] + limits[:-1]) / 2
+    return Curves(
+        values=share.clamp(min=0)[None].numpy(),
+        x=middle.numpy(),
+        names=("",),
+        x_label="activation",
+        y_label="share of all places",
+        unit="share of all places",
+        notes=(f"{zero:.1%} of all places are exactly 0 and are not drawn",),
+        **made,
+    )
+
+
+def _classes(atlas: Atlas, layer: str, channel: int, top: Top, made: dict[str, Any]) -> Table | None:
+    """The classes that hold most of the unit's weight, and how strongly it answers them on average."""
+    alive = top.values > 0
+    if not bool(alive.any()) or bool((top.labels[alive] < 0).any()) or int(alive.sum()) < 2:
+        return None
+    found = class_selectivity(top.values, top.labels)
+    chosen = found.classes[:8]
+    columns = ["share of its best patches", "patches"]
+    patches = [(top.labels[alive] == c).sum() for c in chosen]
+    numbers = [found.shares[:8].double(), torch.tensor([float(n) for n in patches])]
+    if "classes" in atlas.plan.statistics:
+        means = atlas.reducer(layer, "classes").means().peak[:, channel]
+        columns += ["mean peak in the class", "rank of that mean"]
+        order = means.nan_to_num(-torch.inf).argsort(descending=True).argsort() + 1
+        numbers += [means[chosen], order[chosen].double()]
+    names = [atlas.classes[c] if c < len(atlas.classes) else str(c) for c in chosen.tolist()]
+    return Table(values=torch.stack(numbers, 1).numpy(), rows=names, columns=columns, unit="", **made)
