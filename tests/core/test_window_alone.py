@@ -104,6 +104,26 @@ def test_a_stroke_that_windows_do_not_pay_for_loses_nothing_written_through_a_vi
     assert off(got, one_by_one(net, box, x, fill)) < 1e-5
 
 
+@pytest.mark.parametrize("again", [1, 2])
+def test_a_stroke_whose_window_does_not_see_what_is_written_goes_whole(
+    again: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(windows, "WORTH", 0.0)
+    x, fill = pictures()
+    net, memory = Net(writes), Memory()
+    for stroke in ([[4, 4, 9, 9]], [[5, 6, 11, 11]])[:again]:
+        box = torch.tensor(stroke)
+        assert off(answers(net, box, x, fill, memory=memory)[0], one_by_one(net, box, x, fill)) < 1e-5
+
+
+def test_layers_that_see_each_picture_twice_do_not_mix_them() -> None:
+    def doubled(net: Net, x: Tensor) -> Tensor:
+        return net.usual(torch.cat([x, x.flip(-1)]))[: len(x)]
+
+    found, _ = answers(Net(doubled), GRID, *pictures(), layers=("first",))
+    assert off(found, one_by_one(Net(Net.usual), GRID, *pictures())) < 1e-5
+
+
 COMPANY: dict[str, Forward] = {
     "the first": lambda net, x: net.usual(x - x[:1].mean((2, 3), keepdim=True)),
     "the last": lambda net, x: net.usual(x - x[-1:].mean((2, 3), keepdim=True)),

@@ -150,12 +150,22 @@ def test_layers_chosen_are_the_first_and_the_last_with_weights_before_the_scores
     [
         ({"motion": "translation", "points": 4}, "odd"),
         ({"motion": "translation", "reach": 8}, "below 8"),
+        ({"motion": "translation", "reach": 0.3, "points": 5}, "round to 0 px"),
         ({"motion": "scale", "reach": 1}, "above 1"),
+        ({"motion": "scale", "reach": 1e308}, "reach"),
+        ({"motion": "rotation", "reach": 1e308}, "reach"),
     ],
 )
 def test_what_has_no_meaning_is_refused(options: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         run(wrap(GapNet()), picture(1, 3, 8, 8), **options)
+
+
+def test_shifts_that_round_to_one_another_are_said() -> None:
+    said = run(wrap(GapNet()), picture(1, 3, 8, 8), motion="translation", reach=1, points=5).notes
+    assert any("3 different ones at 5 points" in n for n in said)
+    said = run(wrap(GapNet()), picture(1, 3, 8, 8), motion="translation", reach=2, points=5).notes
+    assert not any("different ones" in n for n in said)
 
 
 def test_silent_features_have_no_relative_distance_and_unknown_layers_no_features() -> None:

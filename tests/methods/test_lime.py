@@ -11,7 +11,7 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import pairwise_distances
 from torch import Tensor, nn
 
-from cutaway.core.errors import MethodRefusedError, UnknownNameError
+from cutaway.core.errors import MethodRefusedError, UnknownNameError, UsageError
 from cutaway.core.method import get
 from cutaway.core.model import VisionModel
 from cutaway.core.preprocess import Preprocess
@@ -256,3 +256,16 @@ def test_too_few_choices_for_the_coefficients_are_warned_of(model, x) -> None:
 def test_an_unknown_layer_is_named(model, x) -> None:
     with pytest.raises(UnknownNameError, match="no_such"):
         run(model, x, layer="no_such")
+
+
+def test_one_choice_between_all_and_none_tells_nothing_of_the_fit(model, x) -> None:
+    (result,) = run(model, x, samples=2, kernel="shapley")
+    assert math.isnan(result.evidence["r2"])
+    assert any("R² is undefined" in n for n in result.notes)
+    assert not any("the same whatever" in n for n in result.notes)
+
+
+@pytest.mark.parametrize("layer", ["3", "4"])
+def test_a_layer_without_rows_and_columns_is_refused(model, x, layer) -> None:
+    with pytest.raises(UsageError, match="no rows and columns"):
+        run(model, x, layer=layer)

@@ -464,3 +464,23 @@ def test_a_window_that_changes_nothing_is_no_drop_in_bfloat16_either() -> None:
             picture, "occlusion", target=1, window=4, stride=2, fill=own, precision=precision
         )
         assert np.abs(found.values).max() <= most * abs(found.evidence["score"])
+
+
+@pytest.mark.parametrize(("level", "warned"), [(0.0, False), (300.0, True)])
+def test_bfloat16_that_is_too_coarse_is_warned_of(level: float, warned: bool) -> None:
+    """Scores that are small differences of large numbers."""
+
+    class Difference(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.conv, self.fc = torch.nn.Conv2d(3, 8, 3), torch.nn.Linear(8, 2)
+            torch.nn.init.constant_(self.fc.bias, level)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.fc(self.conv(x).relu().mean((2, 3))).float() - level
+
+    model = VisionModel(Difference().eval(), Preprocess(), name="difference")
+    found = model.explain(torch.rand(3, 16, 16), "occlusion", 1, window=4, stride=4, precision="fast")
+    assert any(n.startswith("warning: bfloat16 is too coarse") for n in found.notes) == warned
+    assert any(n.startswith("computed in bfloat16") for n in found.notes) != warned

@@ -153,3 +153,11 @@ def test_previews_batch_and_seed(model) -> None:
         np.testing.assert_array_equal(result.values, alone.values)
     (other,) = run(model, batch[:1], seed=1, samples=600)
     assert np.abs(other.values - together[0].values).max() > 1e-9
+
+
+@pytest.mark.parametrize("centre", [True, False])
+def test_a_target_that_no_mask_changes_is_said(model, x, centre) -> None:
+    with torch.no_grad():
+        model.network[5].weight.zero_()
+    (result,) = run(model, x, centre=centre)
+    assert any("the same whatever of this picture" in n for n in result.notes)

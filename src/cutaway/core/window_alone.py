@@ -47,7 +47,7 @@ class Alone:
             for numbers in (value, alone[key]):
                 known = self._largest.get(key, 0.0)
                 self._largest[key] = max(known, float(numbers.nan_to_num(0, 0, 0).abs().max()))
-            shares.append(_apart(value[place : place + 1], alone[key]) / max(self._largest[key], 1e-12))
+            shares.append(_apart(value[place : place + 1], alone[key][:1]) / max(self._largest[key], 1e-12))
         return max(shares)
 
     def check(self, number: int, place: int, values: Values, *, fast: bool = False) -> None:
@@ -64,7 +64,7 @@ class Alone:
         if off <= (1e-2 if fast else SAME * eps):
             return
         picture = self.picture(number)
-        if off <= (1e-1 if fast else CRUDE * eps) or off <= SAME * self._stirred(picture, alone, 8 * eps):
+        if off <= (3e-2 if fast else CRUDE * eps) or off <= SAME * self._stirred(picture, alone, 8 * eps):
             self._sure = self._sure or self._among(picture) <= SAME * eps
             if self._sure:
                 return
@@ -94,14 +94,6 @@ class Alone:
         return max(_apart(v, others[key]) / max(self._largest[key], 1e-12) for key, v in some.items())
 
 
-def share(some: Values, others: Values) -> float:
-    """How far the first answers of two batches lie apart, as a share of the largest number there."""
-    return max(
-        _apart(some[key][:1], value[:1]) / max(float(value.nan_to_num(0, 0, 0).abs().max()), 1e-12)
-        for key, value in others.items()
-    )
-
-
 def _apart(some: Tensor, others: Tensor) -> float:
     """The largest difference; equal infinities, and NaN twice, are 0 apart."""
     same = (some == others) | (some.isnan() & others.isnan())
@@ -123,23 +115,16 @@ def lined_up(
     """
     which = [next((n for n in part.tolist() if n in known), None) for part in batches]
     first = next((i for i, number in enumerate(which) if number is not None), 0)
-    places: list[tuple[int, Tensor, int | None]] = []
-    place = len(batches[first]) // 2
-    number = which[first]
-    places.append(
-        (first, _moved(batches[first], int(batches[first][0]) if number is None else number, place), place)
-    )
     later = [i for i, part in enumerate(batches) if i != first and len(part) > 1]
-    found = next((i for i in later if which[i] is not None), None)
-    if later and found is None and len(known) < 2:
-        found = max(later, key=lambda i: float(areas[batches[i]].max()))
-    if found is not None:
-        part, number = batches[found], which[found]
-        place = (len(part) - 1) // 2
-        number = int(part[areas[part].argmax()]) if number is None else number
-        places.append((found, _moved(part, number, place), place))
-    done = [i for i, _, _ in places]
-    return places + [(i, part, None) for i, part in enumerate(batches) if i not in done]
+    second = [i for i in later if which[i] is not None][:1]
+    if len(known) < 2 and later and not second:
+        second = [max(later, key=lambda i: float(areas[batches[i]].max()))]
+    order: list[tuple[int, Tensor, int | None]] = []
+    for i, place in ((first, len(batches[first]) // 2), *((i, (len(batches[i]) - 1) // 2) for i in second)):
+        part, number = batches[i], which[i]
+        largest = int(part[areas[part].argmax()])
+        order.append((i, _moved(part, largest if number is None else number, place), place))
+    return order + [(i, part, None) for i, part in enumerate(batches) if i not in (first, *second)]
 
 
 def _moved(numbers: Tensor, number: int, place: int) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .errors import MethodRefusedError, UsageError
 from .packed import Packed
-from .window_alone import SAME, Alone, lined_up, share
+from .window_alone import Alone, lined_up
 from .window_asked import Asked, Values, check
 from .window_asked import replaced as replaced
 from .window_cost import Cost, dispatch
@@ -92,7 +92,11 @@ def evaluate(
     [(0, 1.0), (1, 0.5)]
     """
     if memory is not None and memory.packed.dtype is not _TYPES[precision]:
-        raise UsageError(f"precision={precision!r} with a memory of the other one", "the same for both")
+        raise UsageError(
+            f"precision={precision!r} with a memory of another precision",
+            "one precision for both",
+            f"Memory({precision!r})",
+        )
     masks = None
     if boxes.dtype == torch.bool:
         if boxes.shape[1:] != x.shape[-2:]:
@@ -147,8 +151,11 @@ def _stroke(
             pair = ask.run(ask.windows(clean, only.expand(2), scouts), cost=cost)
             memory.worth = bool(_divided(ask, scouts, cost, None, told)[0])
             values = ask.run(ask.windows(clean, only)) if memory.worth else {}
-            if values and not share(pair, values) < SAME * torch.finfo(ask.x.dtype).eps:
-                by.check(0, 0, values, fast=ask.packed.dtype is not None)
+            if memory.worth:
+                memory.worth = False  # unless they agree with a whole picture
+                compare(ask, by, 0, pair, told)
+                company(ask, by).check(0, 0, values, fast=ask.packed.dtype is not None)
+                memory.worth = True
         else:
             values = ask.run(ask.windows(clean, only)) if memory.worth else {}
     except MethodRefusedError:

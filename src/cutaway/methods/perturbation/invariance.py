@@ -43,7 +43,7 @@ def invariance(
     ] = "rotation",
     reach: Annotated[
         float | None,
-        Range(0, open_low=True),
+        Range(0, 1e6, open_low=True),
         "largest shift in pixels, scale or angle in degrees; none: 60 of 224 pixels, 1.8, 360",
     ] = None,
     points: Annotated[int, Range(2, 1000), "pictures on the axis, the untransformed one among them"] = 25,
@@ -60,8 +60,8 @@ def invariance(
     magnifies it by 1 to reach, or turns it by 0 to reach degrees (Zeiler & Fergus 2014, fig. 5: 60 of 224 pixels,
     1.8, 360 degrees), bilinear; whole shifts and quarter turns of a square picture interpolate nothing. The panel
     shows moved pictures, the untouched one framed. Cost: one forward pass per point.
-    Raises `UsageError` for a shift with an even number of points or beyond the picture, a scale of 1 or less, and
-    features that are all zero under `relative`.
+    Raises `UsageError` for a shift with an even number of points, of less than a pixel or beyond the picture, a
+    scale of 1 or less, and features that are all zero under `relative`.
 
     >>> import cutaway
     >>> net = torch.nn.Sequential(torch.nn.AvgPool2d(4), torch.nn.Flatten(), torch.nn.Linear(3, 2))
@@ -105,7 +105,10 @@ def invariance(
         evidence={f"size at {n}": torch.stack(sizes)[:, k] for k, n in enumerate(names)}
         | {f"{read} untouched": values[:, 2, untouched], f"{read} least": values[:, 2].amin(1)}
         | {"layers": " and ".join(names), "untouched": untouched},
-        notes=(f"{motion}, filled from beyond the picture with {described(fill)}; bilinear",),
+        notes=(
+            f"{motion}, filled from beyond the picture with {described(fill)}; bilinear",
+            *_repeated(axis),
+        ),
         panels={
             "strip": RawPanel(
                 f"{motion} of the picture; the untouched one is framed",
@@ -143,7 +146,19 @@ def _axis(motion: Motion, reach: float | None, points: int, height: int) -> Tens
         raise UsageError(
             f"a shift of {reach:g} pixels of {height}", f"below {height}", f"reach={height // 4}"
         )
+    if round(reach) == 0:
+        raise UsageError(
+            f"shifts of up to {reach:g} pixels all round to 0 px", "at least 1 pixel", f"reach={height // 4}"
+        )
     return torch.linspace(-reach, reach, points, dtype=torch.float64).round()
+
+
+def _repeated(axis: Tensor) -> tuple[str, ...]:
+    """What to say where shifts of a part of a pixel have become others."""
+    different = len(set(axis.tolist()))
+    if different == len(axis):
+        return ()
+    return (f"shifts are whole pixels: {different} different ones at {len(axis)} points",)
 
 
 def _layers(model: VisionModel, first: str | None, last: str | None) -> tuple[str, str]:

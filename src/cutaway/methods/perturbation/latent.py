@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cutaway.core.errors import UsageError
 from cutaway.core.model import VisionModel
 from cutaway.core.tap import Tap
 from cutaway.core.target import Target, score
@@ -39,10 +40,16 @@ class Channels:
 
 
 def channels_of(model: VisionModel, x: Tensor, layer: str) -> list[Channels]:
-    """The channels of the layer for each picture (N, C, H, W), on the processor."""
+    """The channels of the layer for each picture (N, C, H, W), on the processor.
+
+    Raises `UsageError` for a layer without rows and columns.
+    """
     with torch.no_grad(), Tap(model, layer, stop=True) as tap:
         model(x)
-    return [Channels(maps.detach().cpu()) for maps in tap.maps(layer)]
+    values = tap.maps(layer)
+    if values.ndim != 4:
+        raise UsageError(f"layer {layer!r} has no rows and columns", "a layer with maps", "another layer")
+    return [Channels(maps.detach().cpu()) for maps in values]
 
 
 def kept(model: VisionModel, x: Tensor, target: Target, layer: str) -> Ask:

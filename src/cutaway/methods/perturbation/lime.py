@@ -248,7 +248,13 @@ def _notes(lines: list[Line], games: list[Game]) -> tuple[str, ...]:
     for i, line in enumerate(lines):
         which = "this picture" if len(lines) == 1 else f"picture {i + 1}"
         if math.isnan(line.r2):
-            notes.append(f"the target is the same whatever of {which} is shown")
+            same = len(set(games[i].known.values())) == 1
+            notes.append(
+                f"the target is the same whatever of {which} is shown"
+                if same
+                else f"warning: R² is undefined for {which}: the choices that show some of its parts and hide others "
+                f"have one score, so it does not tell how well the line fits; samples={4 * many} or more"
+            )
         elif line.r2 < LOW:
             notes.append(
                 f"warning: R² is {line.r2:.2f} for {which}: no sum over its parts describes the network around it, "

@@ -22,6 +22,9 @@ from .fills import described, filler
 from .grid import Edges, Grid, lay
 from .scan import Activity, Clean, Scan, Watch, look, scan
 
+COARSE = 0.05
+"""Share of the largest number from which on what bfloat16 does is warned of."""
+
 
 @method(
     title="Occlusion",
@@ -133,8 +136,12 @@ def _computed(scan: Scan, precision: Precision) -> tuple[str, ...]:
     """How the answers came about, where a person should know."""
     report = scan.report
     if precision == "fast" and report.deviation is not None:
-        text = "computed in bfloat16: one window compared with a whole picture is off by"
-        return (f"{text} {report.deviation:.1%} of the largest number",)
+        text = (
+            f"one window compared with a whole picture is off by {report.deviation:.1%} of the largest number"
+        )
+        if report.deviation <= COARSE:
+            return (f"computed in bfloat16: {text}",)
+        return (f"warning: bfloat16 is too coarse for this network: {text}; precision='exact'",)
     if report.engine == "incremental" and report.limit:
         return (f"only what each window changes was computed: {report.limit:.2g} times fewer multiply-adds",)
     some = "for some windows " if "+" in report.engine else ""

@@ -97,7 +97,7 @@ def rise(
             "masks": samples,
             "standard error": torch.stack([e.square().mean().sqrt() for e in errors]),
         },
-        notes=_notes(centre, probability),
+        notes=_notes(centre, probability, sums),
         panels={"standard_error": RawPanel("standard error", errors, "unsigned", unit)},
     )
 
@@ -108,10 +108,12 @@ def _alike(model: VisionModel, target: Target, pictures: Tensor, values: Values)
     alone.check(len(pictures) // 2, len(pictures) // 2, values)
 
 
-def _notes(centre: bool, probability: float) -> tuple[str, ...]:
+def _notes(centre: bool, probability: float, sums: list[Sums]) -> tuple[str, ...]:
     if centre and probability == 1:
         return ("all zero: masks that always show everything leave nothing to compare",)
-    return ()
+    flat = [i + 1 for i, s in enumerate(sums) if s.low == s.high]
+    which = ["this picture" if len(sums) == 1 else f"picture {i}" for i in flat]
+    return tuple(f"the target is the same whatever of {name} is shown" for name in which)
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,7 @@ class Sums:
 
     def __init__(self, zeros: Tensor) -> None:
         self.count = 0
+        self.low, self.high = math.inf, -math.inf
         self._scores = zeros.new_zeros(())
         self._first = zeros.expand(2, *zeros.shape)
         self._second = zeros.expand(3, *zeros.shape)
@@ -165,6 +168,7 @@ class Sums:
         masks, scores = masks.double(), scores.detach().double()
         powers = torch.stack([torch.ones_like(scores), scores, scores**2])
         self.count += len(scores)
+        self.low, self.high = min(self.low, float(scores.min())), max(self.high, float(scores.max()))
         self._scores = self._scores + scores.sum()
         self._first = self._first + torch.tensordot(powers[:2], masks, 1)
         self._second = self._second + torch.tensordot(powers, masks**2, 1)
