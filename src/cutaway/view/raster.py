@@ -145,8 +145,9 @@ def mosaic(tiles: Array, *, gap: int = 1, fill: float = 1.0, columns: int | None
 
 
 def to_image(picture: Array) -> Image.Image:
-    """RGB (h, w, 3) or grey (h, w) in [0, 1] as an 8-bit Pillow picture."""
-    return Image.fromarray(np.rint(np.clip(finite(picture, "a picture"), 0, 1) * 255).astype(np.uint8))
+    """RGB (h, w, 3) or grey, (h, w) or (h, w, 1), in [0, 1] as an 8-bit Pillow picture."""
+    bytes_ = np.rint(np.clip(finite(picture, "a picture"), 0, 1) * 255).astype(np.uint8)
+    return Image.fromarray(bytes_[..., 0] if bytes_.ndim == 3 and bytes_.shape[2] == 1 else bytes_)
 
 
 def encode(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
