@@ -13,6 +13,7 @@ import pytest
 import scipy.ndimage
 import scipy.stats
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cutaway import Preprocess, VisionModel
@@ -366,6 +367,34 @@ def test_sensitivity_has_a_closed_form_on_a_linear_network(linear: VisionModel, 
     assert found == pytest.approx(worst, rel=1e-4)  # a picture is read in float32
     with pytest.raises(UndefinedError):
         max_sensitivity(linear, x, torch.zeros(H, W), case.again)
+
+
+class Batched(nn.Module):
+    """Dropout that never ends, or pictures scaled by the first of their batch."""
+
+    def __init__(self, chance: bool) -> None:
+        super().__init__()
+        self.chance, self.conv, self.fc = chance, nn.Conv2d(3, 6, 3), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.dropout(x, 0.3, True) if self.chance else x * x[:1].mean() / x.mean((1, 2, 3), keepdim=True)
+        out: Tensor = self.fc(self.conv(x).relu().mean((2, 3)))
+        return out
+
+
+@pytest.mark.parametrize("chance", [True, False])
+@pytest.mark.parametrize("method", ["saliency", "grad_cam", "integrated_gradients"])
+def test_sensitivity_of_what_looks_at_its_batch_is_that_of_pictures_alone(
+    chance: bool, method: str, x: Tensor
+) -> None:
+    torch.manual_seed(3)
+    case = explained(wrap(Batched(chance)), x, method)
+    draws, worst = generator("max_sensitivity", 2), 0.0
+    for _ in range(5):
+        noise = (2 * torch.rand(x.shape, generator=draws, dtype=torch.float64) - 1) * 0.02
+        moved = case.again(case.model, (x + noise).clamp(0, 1)) - case.heat
+        worst = max(worst, float(moved.norm() / case.heat.norm()))
+    assert get("max_sensitivity")(case, seed=2) == pytest.approx(worst, rel=1e-6)
 
 
 def test_the_same_input_twice(small: VisionModel, x: Tensor) -> None:

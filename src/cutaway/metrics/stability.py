@@ -13,6 +13,9 @@ from cutaway.core.windows import suggested_batch
 
 from .metric import Again, UndefinedError, generator, metric
 
+SAME = 1e-4
+"""Share of a map that rounding changes at most, where pictures are explained together."""
+
 
 @metric(
     title="max sensitivity",
@@ -34,7 +37,9 @@ def max_sensitivity(
 ) -> float:
     """max over noise of |Phi(x + noise) - Phi(x)| / |Phi(x)|, noise uniform in [-radius, radius] at every value.
 
-    The noisy picture stays in [0, 1]; the explainer keeps its seed and its target. Being relative, 1 means that the
+    The noisy picture stays in [0, 1]; the explainer keeps its seed and its target. Noisy pictures are explained
+    together, but one by one where the one in the middle gets another map alone: a network may look at its batch, and
+    one with chance meets the same chance only in a batch of the same size. Being relative, 1 means that the
     map changes by as much as it holds. Raises `UndefinedError` for a map of zeros.
     """
     size = _size(heat)
@@ -44,7 +49,7 @@ def max_sensitivity(
     for first in range(0, samples, most):
         count = min(most, samples - first)
         noise = (2 * torch.rand((count, *x.shape[1:]), generator=chance, dtype=torch.float64) - 1) * radius
-        maps = again(model, (x + noise.to(x)).clamp(0, 1)).reshape(count, *heat.shape)
+        maps = _maps(model, (x + noise.to(x)).clamp(0, 1), heat, again)
         worst = max(worst, float((maps - heat).flatten(1).norm(dim=1).max()) / size)
     return worst
 
@@ -64,6 +69,18 @@ def same_input_twice(model: VisionModel, x: Tensor, heat: Tensor, again: Again, 
     """
     other = int(torch.randint(2**31 - 1, (1,), generator=generator("same_input_twice", seed)))
     return float((again(model, x, other) - heat).norm()) / _size(heat)
+
+
+def _maps(model: VisionModel, noisy: Tensor, heat: Tensor, again: Again) -> Tensor:
+    """The maps of noisy pictures, (n, ...) of the shape of `heat`."""
+    maps = again(model, noisy).reshape(len(noisy), *heat.shape)
+    middle = len(noisy) // 2
+    if len(noisy) == 1:
+        return maps
+    alone = again(model, noisy[middle : middle + 1])
+    if float((maps[middle] - alone).norm()) <= SAME * float(alone.norm()):
+        return maps
+    return torch.stack([again(model, picture[None]) for picture in noisy])
 
 
 def _size(heat: Tensor) -> float:
