@@ -102,6 +102,13 @@ class ExactSum:
         self._digits += other._digits
         self._carry()
 
+    def placed(self, count: int, at: Tensor) -> ExactSum:
+        """A table whose first axis has `count` entries, with these sums at the entries `at` (n,) and 0 elsewhere."""
+        made = ExactSum(count, *self.shape[1:], low=self.low, high=self.high)
+        made._digits[at] = self._digits
+        made._pending = self._pending
+        return made
+
     def value(self) -> Tensor:
         """The sums as float64 (*shape), each the nearest there is to the exact sum, ties to even."""
         self._carry()

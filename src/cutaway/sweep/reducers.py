@@ -192,14 +192,20 @@ class ClassMeans:
     """How strongly each unit answers each class.
 
     Takes `labels`, `peaks`, `sums` and `places` of a `Seen`; pictures labelled -1 are left out. Values are added to a
-    multiple of 2^-64 and must stay below 2^64 in magnitude. Memory: 64 bytes for each pair of class and unit, 320
-    megabytes for 5000 units and 1000 classes.
+    multiple of 2^-64 and must stay below 2^64 in magnitude. Only classes that were met are held: 64 bytes for each
+    pair of such a class and a unit, 320 megabytes for 5000 units and 1000 classes.
+
+    Parameters
+    ----------
+    units, classes : how many there are of each.
     """
 
     def __init__(self, units: int, classes: int) -> None:
-        self.pictures = torch.zeros(classes, dtype=torch.int64)
-        self._peaks = ExactSum(classes, units, low=-64, high=64)
-        self._means = ExactSum(classes, units, low=-64, high=64)
+        self.units, self.count = units, classes
+        self.met = torch.zeros(0, dtype=torch.int64)
+        self._pictures = torch.zeros(0, dtype=torch.int64)
+        self._peaks = ExactSum(0, units, low=-64, high=64)
+        self._means = ExactSum(0, units, low=-64, high=64)
 
     def update(self, seen: Seen) -> None:
         """Take in a batch. Raises `UsageError` without labels and for a class that does not exist."""
@@ -209,35 +215,56 @@ class ClassMeans:
             )
         known = seen.labels >= 0
         labels = seen.labels[known].long()
-        if len(labels) and int(labels.max()) >= len(self.pictures):
-            raise UsageError(f"a picture of class {int(labels.max())}", f"0 to {len(self.pictures) - 1}", "")
-        self._peaks.add(seen.peaks[known], labels)
-        self._means.add(seen.sums[known] / seen.places, labels)
-        self.pictures += torch.bincount(labels, minlength=len(self.pictures))
+        if len(labels) and int(labels.max()) >= self.count:
+            raise UsageError(f"a picture of class {int(labels.max())}", f"0 to {self.count - 1}", "")
+        rows = self._rows(labels)
+        self._peaks.add(seen.peaks[known], rows)
+        self._means.add(seen.sums[known] / seen.places, rows)
+        self._pictures += torch.bincount(rows, minlength=len(self.met))
+
+    @property
+    def pictures(self) -> Tensor:
+        """Pictures of each class, (classes,) int64."""
+        return torch.zeros(self.count, dtype=torch.int64).index_put_((self.met,), self._pictures)
 
     def means(self) -> Means:
         """Both means, NaN for classes without pictures."""
-        pictures = self.pictures[:, None]
-        return Means(self._peaks.value() / pictures, self._means.value() / pictures)
+        both = (self._peaks.value(), self._means.value())
+        none = torch.full((self.count, self.units), torch.nan, dtype=torch.float64)
+        return Means(*(none.index_put((self.met,), t / self._pictures[:, None]) for t in both))
 
     def merge(self, other: ClassMeans) -> None:
         """Add the sums over other pictures."""
-        _alike("classes", len(self.pictures), len(other.pictures))
-        self._peaks.merge(other._peaks)
-        self._means.merge(other._means)
-        self.pictures += other.pictures
+        _alike("classes", self.count, other.count)
+        _alike("units", self.units, other.units)
+        rows = self._rows(other.met)
+        self._peaks.merge(other._peaks.placed(len(self.met), rows))
+        self._means.merge(other._means.placed(len(self.met), rows))
+        self._pictures[rows] += other._pictures
 
     def state(self) -> dict[str, Tensor]:
-        """`pictures` of each class, and the digits of both sums."""
-        return {"pictures": self.pictures, **_named("peaks", self._peaks), **_named("means", self._means)}
+        """`size` (units, classes), the classes that were `met`, their `pictures`, and the digits of both sums."""
+        size = torch.tensor([self.units, self.count])
+        own = {"size": size, "met": self.met, "pictures": self._pictures}
+        return own | _named("peaks", self._peaks) | _named("means", self._means)
 
     @classmethod
     def of(cls, state: dict[str, Tensor]) -> ClassMeans:
         """The reducer that `state` described."""
-        made = cls(0, 0)
-        made.pictures = state["pictures"].clone()
+        made = cls(*state["size"].tolist())
+        made.met, made._pictures = state["met"].clone(), state["pictures"].clone()
         made._peaks, made._means = _sum_of("peaks", state), _sum_of("means", state)
         return made
+
+    def _rows(self, labels: Tensor) -> Tensor:
+        """Where the sums of these classes stand; those that are new get theirs, by number."""
+        both = torch.tensor(sorted({*self.met.tolist(), *labels.tolist()}), dtype=torch.int64)
+        if len(both) > len(self.met):
+            at = torch.searchsorted(both, self.met)
+            self._peaks, self._means = (t.placed(len(both), at) for t in (self._peaks, self._means))
+            self._pictures = torch.zeros_like(both).index_put_((at,), self._pictures)
+            self.met = both
+        return torch.searchsorted(self.met, labels)
 
 
 REDUCERS: dict[str, type[Reducer]] = {
