@@ -11,6 +11,7 @@ from cutaway.commands.activations import activations
 from cutaway.commands.atlas import atlas
 from cutaway.commands.console import guarded, robust_streams
 from cutaway.commands.demo import demo
+from cutaway.commands.dissect import dissect
 from cutaway.commands.explain import explain
 from cutaway.commands.filters import filters
 from cutaway.commands.judge import judge
@@ -47,7 +48,7 @@ def options(
     """
 
 
-for _command in (demo, explain, methods, layers, filters, activations, judge, matrix, unit):
+for _command in (demo, explain, methods, layers, filters, activations, dissect, judge, matrix, unit):
     app.command()(guarded(_command))
 app.add_typer(atlas)
 
