@@ -297,6 +297,49 @@ def best(v: np.ndarray, count: int) -> np.ndarray:
     return (u[:, :count] * s[:count]) @ right[:count]
 
 
+@oracle("building_blocks")
+def _(case: Case) -> None:
+    """At the longest activation and another off the diagonal: channels and shares by hand, and no better weights."""
+    maps = array(case.plain.maps[0][0])
+    length = np.sqrt((maps**2).sum(0))
+    beside = np.where(np.eye(*length.shape) == 1, 0, length)
+    first, second = (tuple(np.argwhere(n == n.max())[0].tolist()) for n in (length, beside))
+    negative = maps.min() < 0
+    for place, position in ((first, None), (second, "{},{}".format(*second))):
+        at = {"layer": case.network.layer, "position": position}
+        found = case.run("building_blocks", **at, groups=0 if negative else 2)
+        there = maps[:, *place]
+        assert found.evidence["place"] == place
+        close(found.evidence["length"], length[place])
+        order = sorted(range(len(there)), key=lambda c: (-abs(there[c]), c))[:8]
+        assert [int(name.rpartition(":")[2]) for name in found.rows] == order
+        agree(found.values, np.stack([there[order], np.abs(there[order]) / np.abs(there).sum()], 1))
+        close(found.evidence["together"], np.abs(there[order]).sum() / np.abs(there).sum())
+        if negative:
+            assert any("negative" in note for note in case.run("building_blocks", **at).notes)
+        else:
+            weights, directions = (array(found.evidence[name]) for name in ("groups", "directions"))
+            assert min(weights.min(), directions.min()) >= 0
+            left = apart(there, weights @ directions)
+            close(found.evidence["left over"], left)
+            least = least_apart(there, directions)
+            assert least - 1e-9 <= left <= least + 0.01, (left, least)
+
+
+def apart(there: np.ndarray, made: np.ndarray) -> float:
+    return float(np.linalg.norm(there - made) / np.linalg.norm(there))
+
+
+def least_apart(there: np.ndarray, directions: np.ndarray) -> float:
+    """How near sums of two directions with weights from 0 can come, over every choice of those that take part."""
+    least = 1.0
+    for support in ([0], [1], [0, 1]):
+        weights, *_ = np.linalg.lstsq(directions[support].T, there, rcond=None)
+        if weights.min() >= 0:
+            least = min(least, apart(there, weights @ directions[support]))
+    return least
+
+
 @oracle("effective_receptive_field")
 def _(case: Case) -> None:
     draws, size = 2, case.network.size

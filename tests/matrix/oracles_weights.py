@@ -142,3 +142,38 @@ def _(case: Case) -> None:
     case.plain.raw_scores(z)
     handle.remove()
     agree(answers + torch.tensor(found.evidence["bias"], dtype=torch.float64), given[0][0])
+
+
+@oracle("diagnosis")
+def _(case: Case) -> None:
+    """The spectrum as gratings: each filter under a Hann window against the cosine and sine of every frequency."""
+    name, m = case.plain.convolutions[0]
+    w = array(m.weight)
+    found = case.run("diagnosis")
+    assert found.layer == name
+    size = np.sqrt((w**2).mean((1, 2, 3)))
+    order = sorted(range(len(w)), key=lambda o: (-size[o], o))
+    assert [int(row.rpartition(":")[2]) for row in found.rows] == order
+    high, wide = w.shape[2:]
+    windows = [0.5 - 0.5 * np.cos(2 * np.pi * np.arange(1, n + 1) / (n + 1)) for n in (high, wide)]
+    count = 64  # frequencies along an axis; twice the kernel's side and more
+    at = (np.arange(count) - count // 2) / count
+    down, across = (np.exp(-2j * np.pi * np.outer(at, np.arange(n))) for n in (high, wide))
+    seen = w * np.outer(*windows)
+    energy = (np.abs(np.einsum("fy,oiyx,gx->oifg", down, seen, across)) ** 2).sum(1)
+    total = energy.sum((1, 2))
+    fast = (np.abs(at) > 0.5 / m.stride[0])[:, None] | (np.abs(at) > 0.5 / m.stride[1])[None]
+    aliased = (energy * fast).sum((1, 2)) / total
+    radius = np.hypot(at[:, None], at[None])
+    table = array(found.values)
+    agree(table[:, 0], size[order])
+    agree(table[:, 1], np.minimum(size, 0.1)[order])
+    assert np.abs(table[:, 2] - aliased[order]).max() <= 1e-9  # all 0 at stride 1
+    for own, o in zip(table[:, 3], order, strict=True):  # two frequencies may have as much energy
+        assert energy[o][np.isclose(radius, own, atol=1e-12)].max() >= (1 - 1e-9) * energy[o].max()
+    rings = [(radius >= i / 20) & ((radius < (i + 1) / 20) | (i == 9)) for i in range(10)]
+    shares = np.array([[e[ring].sum() for ring in rings] for e in energy]) / total[:, None]
+    assert np.abs(np.array(found.evidence["frequency histogram"]) - shares.mean(0)).max() <= 1e-3
+    close(sum(found.evidence["frequency histogram"]), 1)
+    assert (found.evidence["dominant"], found.evidence["dead"]) == ((size > 0.1).sum(), 0)
+    close(found.evidence["mean aliased"], aliased.mean())
