@@ -56,9 +56,8 @@ def network() -> VisionModel:
     return VisionModel(net, Preprocess(resize=SIZE, crop=SIZE), ("ant", "bee", "cow"), name="small")
 
 
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
+def paint(folder: Path) -> Path:
+    """Small pictures of three classes, one of which is none."""
     chance = np.random.default_rng(3)
     for i in range(COUNT):
         place = folder / ("ant", "bee", "cow")[i % 3]
@@ -68,6 +67,11 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "bee" / f"{BROKEN:02d}.png").unlink(missing_ok=True)
     (folder / "cow" / f"{BROKEN:02d}.png").write_bytes(b"no picture")
     return folder
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return paint(tmp_path_factory.mktemp("photos"))
 
 
 def listed(photos: Path) -> Pictures:

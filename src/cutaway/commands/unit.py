@@ -47,7 +47,9 @@ def unit(
         Path | None,
         typer.Option(metavar="FOLDER", help="The pictures, when moved since.", rich_help_panel=QUESTION),
     ] = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="Best patches to show.", rich_help_panel=QUESTION)] = 9,
+    k: Annotated[
+        int | None, typer.Option("-k", min=1, help="Best patches to show; 9.", rich_help_panel=QUESTION)
+    ] = None,
     projection: Annotated[
         Literal["deconvnet", "guided", "backprop", "none"],
         typer.Option(help="How patches are projected to pixels.", rich_help_panel=QUESTION),
@@ -79,7 +81,7 @@ def unit(
         layer,
         int(number),
         photos=photos,
-        k=min(k, len(found.top(layer, int(number)))),
+        k=k,
         projection=projection,
         again=command_line(context),
     )

@@ -37,7 +37,7 @@ def unit_page(
     channel: int,
     *,
     photos: str | Path | None = None,
-    k: int = 9,
+    k: int | None = None,
     projection: Projection = "deconvnet",
     again: str = "",
 ) -> list[Result]:
@@ -46,7 +46,7 @@ def unit_page(
     Parameters
     ----------
     photos : where the pictures are, when no longer where the atlas was built.
-    k : best patches that are shown; the indexes are of all that the atlas keeps.
+    k : best patches that are shown, nine when None; the indexes are of all that the atlas keeps.
     projection : how the patches are projected to pixels beside them.
 
     Gives `Patches` (k, 3, h, w), the receptive fields in the network's frame, mid-grey beyond the picture, with the
@@ -60,6 +60,7 @@ def unit_page(
     atlas.check(model)
     name = atlas.layer(layer)
     top, notes = atlas.top(layer, channel), list[str]()
+    k = min(9, len(top)) if k is None else k
     if not 1 <= k <= len(top):
         raise UsageError(f"k={k} of {len(top)} patches", f"1 to {len(top)}", f"k={min(9, len(top))}")
     pixels = pixels_of(model, atlas, top, k, photos)
@@ -236,12 +237,13 @@ def _histogram(atlas: Atlas, layer: str, channel: int, made: dict[str, Any]) -> 
     top = float(atlas.top(layer, channel, 1).values[0])
     low = float(extremes.lows[channel]) if extremes is not None else min(0.0, top)
     limits = torch.linspace(low, max(top, low + 1e-6), _BINS + 1, dtype=torch.float64)
-    limits[0], limits[-1] = limits[0] - 1e-9 - abs(low) * 1e-6, limits[-1] * (1 + 1e-6) + 1e-9
+    middle = (limits[1:] + limits[:-1]) / 2
+    inside = (limits[:-1] < 0) & (limits[1:] >= 0)
+    inside[0] |= bool(limits[0] == 0)
+    limits[0], limits[-1] = -torch.inf, torch.inf  # nothing lies beyond, but buckets reach
     share = sketch.histogram(limits)[channel] / sketch.totals[channel].double()
     zero = float(sketch.zero_share[channel])
-    inside = (limits[:-1] < 0) & (limits[1:] >= 0)
     share[inside] -= zero  # what is exactly 0 would dwarf the rest
-    middle = (limits[1:] + limits[:-1]) / 2
     return Curves(
         values=share.clamp(min=0)[None].numpy(),
         x=middle.numpy(),
