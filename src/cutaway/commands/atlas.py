@@ -21,7 +21,7 @@ from .explain import (
     PreprocessOption,
     WeightsOption,
 )
-from .outputs import check_outputs
+from .outputs import check_outputs, write_page
 
 if TYPE_CHECKING:
     from cutaway.sweep.atlas import Atlas
@@ -212,6 +212,47 @@ def show(
     say(f"wrote {sheet.save(output)}: {len(sheet.values)} of {count} units")
 
 
+def colours(
+    context: typer.Context,
+    folder: Annotated[str, typer.Argument(metavar="ATLAS", help="Made by `cutaway atlas build`.")],
+    *,
+    layer: Annotated[
+        list[str],
+        typer.Option("--layer", "-l", metavar="A,B", help="Layers, shallow first.", rich_help_panel=QUESTION),
+    ],
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", metavar="SPEC", help="Else the model the atlas names.")
+    ] = None,
+    weights: WeightsOption = None,
+    classes: ClassesOption = None,
+    preprocess: PreprocessOption = None,
+    device: DeviceOption = "auto",
+    photos: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="The pictures, when moved.", rich_help_panel=QUESTION),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="OUT", help=".html or .png.", rich_help_panel=QUESTION),
+    ] = None,
+) -> None:
+    """How layers code colour, measured, beside what is known of seeing."""
+    from cutaway.methods.units.colour_page import colour_page
+    from cutaway.sweep.atlas import Atlas
+    from cutaway.zoo import load
+
+    if output is not None:
+        check_outputs(output, None, endings=(".html", ".png"))
+    found = Atlas(folder)
+    names = [name for name in _names(layer) if found.layer(name)]
+    spec = model or found.about["model"]["name"]
+    network = load(spec, weights=weights, classes=classes, preprocess=preprocess, device=device)
+    results = colour_page(network, found, names, photos=photos, again=command_line(context))
+    if output is not None:
+        write_page(results, output, "How the network codes colour", "")
+    typer.echo("\n\n".join(results[0].notes))
+
+
 def _channels(units: str) -> list[int]:
     """Channels of words such as "0-31,40"."""
     found: list[int] = []
@@ -267,5 +308,5 @@ def _told(found: Atlas, as_json: bool) -> None:
     )
 
 
-for _command in (build, show, merge):
+for _command in (build, show, colours, merge):
     atlas.command()(guarded(_command))

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from cutaway.core.errors import InputError, UsageError
 from cutaway.core.files import whole_file
 
+from .console import say
+
 if TYPE_CHECKING:
     from cutaway.core.result import Array, Panel, Result
 
@@ -202,3 +204,16 @@ def _check_writable(path: Path, *, folder: bool) -> None:
             "a place in a folder that exists and is writable",
             f"mkdir -p {where}" if not where.exists() else "another output path",
         ) from error
+
+
+def write_page(results: Sequence[Result], output: Path, title: str, lead: str) -> None:
+    """Write results that belong together as one page, `.html` or `.png`, whole or not at all, and say so."""
+    from cutaway.view.figure import stacked
+    from cutaway.view.report import report
+
+    with whole_file(output) as temporary:
+        if output.suffix.lower() == ".png":
+            temporary.write_bytes(stacked(results))
+        else:
+            temporary.write_text(report(results, title=title, lead=lead), encoding="utf-8")
+    say(f"wrote {output}")

@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 import typer
 
 from cutaway.core.errors import UsageError
-from cutaway.core.files import whole_file
+from cutaway.core.progress import finish
 
-from .console import command_line, say
+from .console import bar, command_line, say
 from .explain import (
     OUTPUT,
     QUESTION,
@@ -20,7 +20,7 @@ from .explain import (
     PreprocessOption,
     WeightsOption,
 )
-from .outputs import check_outputs
+from .outputs import check_outputs, write_page
 
 TITLE = "What one unit answers to"
 LEAD = (
@@ -54,6 +54,12 @@ def unit(
         Literal["deconvnet", "guided", "backprop", "none"],
         typer.Option(help="How patches are projected to pixels.", rich_help_panel=QUESTION),
     ] = "deconvnet",
+    regions: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Rank the regions of so many of its best pictures as well.", rich_help_panel=QUESTION
+        ),
+    ] = 0,
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", metavar="OUT", help=".html, .png, .npz.", rich_help_panel=OUTPUT),
@@ -67,6 +73,8 @@ def unit(
     if output is not None:
         check_outputs(output, None, endings=(".html", ".png", ".npz"))
 
+    from cutaway.core.result import Patches
+    from cutaway.methods.units.region_page import region_page
     from cutaway.methods.units.unit_page import unit_page
     from cutaway.sweep.atlas import Atlas
     from cutaway.zoo import load
@@ -86,21 +94,16 @@ def unit(
         again=command_line(context),
     )
     patches = results[0]
+    assert isinstance(patches, Patches)
+    if regions:
+        steps = region_page(network, found, patches, layer, int(number), pictures=regions, photos=photos)
+        with bar(1) as show:
+            results.append(finish(steps, show(0, "ranking regions")))
     if output is not None:
         if output.suffix.lower() == ".npz":
-            patches.save(output)
+            say(f"wrote {patches.save(output)}")
         else:
-            with whole_file(output) as temporary:
-                if output.suffix.lower() == ".png":
-                    from cutaway.view.figure import stacked
-
-                    temporary.write_bytes(stacked(results))
-                else:
-                    from cutaway.view.report import report
-
-                    text = report(results, title=f"{TITLE}: {name}", lead=LEAD)
-                    temporary.write_text(text, encoding="utf-8")
-        say(f"wrote {output}")
+            write_page(results, output, f"{TITLE}: {name}", LEAD)
     if as_json:
         from .summary import print_json
 
