@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from cutaway.core.model import VisionModel
     from cutaway.data.folder import PictureSource
     from cutaway.data.pixel_labels import PixelLabels
+    from cutaway.sweep.atlas import Atlas
+    from cutaway.sweep.sketch import Sketch
 
 SCENES, WORLD = "scenes", 2026
 ENDINGS = (".html", ".png", ".npz", ".json")
@@ -120,7 +122,7 @@ def dissect(
     check_outputs(output, None, [], endings=ENDINGS)
     from cutaway.methods.units.dissection import dissect as dissected
     from cutaway.methods.units.dissection_shown import show_units
-    from cutaway.sweep.atlas import Atlas
+    from cutaway.sweep.atlas import Atlas as Opened
     from cutaway.zoo import load
 
     source, said, name = _data(sources or [], labels, textures, unlabelled, pictures)
@@ -132,7 +134,7 @@ def dissect(
         chosen, why = network.layers.suggest()
         layers = [chosen]
         say(f"layer {chosen}: {why}")
-    sketches = None if atlas is None else _sketches(Atlas(atlas), network, layers)
+    sketches = None if atlas is None else _sketches(Opened(atlas), network, layers)
     start = time.perf_counter()
     with bar(1) as show:
         steps = dissected(
@@ -230,6 +232,9 @@ def _maps(pictures: Any, folder: Path, unlabelled: str | None) -> PixelLabels:
     return LabelMaps(pictures, folder, names, unlabelled=nameless, categories=categories)
 
 
-def _sketches(atlas: Any, network: VisionModel, layers: list[str]) -> dict[str, Any]:
+def _sketches(atlas: Atlas, network: VisionModel, layers: list[str]) -> dict[str, Sketch]:
+    """What the atlas counted of these layers, under whichever of their names it has them."""
     atlas.check(network)
-    return {name: atlas.reducer(name, "sketch").sketch for name in layers}
+    reads = {network.layers.read_as(name): name for name in atlas.layers}
+    names = [reads.get(network.layers.read_as(name)) or atlas.layer(name) for name in layers]
+    return {name: atlas.reducer(name, "sketch").sketch for name in names}

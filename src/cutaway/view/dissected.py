@@ -17,10 +17,11 @@ MORE = """
 .bars td { vertical-align: middle; } .bars .meter { width: 220px; height: 10px; } .bars .meter i { border-top-width: 10px; }
 .bars .meter.turned i { border-color: var(--muted); }
 .units { display: grid; gap: 20px; margin-top: 24px; } .units h3 span { font-weight: 400; color: var(--muted); }
-.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: 8px; margin-top: 8px; }
+.tiles { display: grid; grid-template-columns: repeat(5, minmax(0, 232px)); gap: 8px; margin-top: 8px; }
 .tiles figcaption { overflow-wrap: anywhere; }
 p.verdict { font-size: 16px; line-height: 24px; border-left: 3px solid var(--accent); padding-left: 12px; }
-.two { display: grid; grid-template-columns: repeat(auto-fit, minmax(420px, 1fr)); gap: 8px 32px; align-items: start; }
+.two { display: grid; grid-template-columns: repeat(auto-fit, minmax(420px, max-content)); gap: 16px 48px;
+   margin-top: 16px; align-items: start; }
 @media screen and (max-width: 560px) { .two { grid-template-columns: minmax(0, 1fr); } .bars .meter { width: 96px; } }
 """
 

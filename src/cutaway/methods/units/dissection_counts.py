@@ -22,8 +22,8 @@ from cutaway.sweep.topk import TopK
 
 from .dissection_found import DissectedLayer
 
-_NUMBERS = 1 << 24
-"""Numbers of enlarged maps held at a time, 64 megabytes."""
+_NUMBERS = 1 << 22
+"""Numbers of enlarged maps held at a time, 16 megabytes."""
 KEPT = 16
 """Pictures kept of each unit."""
 

@@ -160,9 +160,9 @@ class Dissection:
             return found.sentence()
         mine, theirs = len(found.unique), len(other.unique)
         verdict = (
-            "the rotation lowers the unique detectors: single units stand out from arbitrary directions"
+            "the rotation lowers the unique detectors: units fit more of these concepts than arbitrary directions do"
             if theirs < mine
-            else "the rotation does NOT lower the unique detectors: nothing here is special to single units"
+            else "the rotation does NOT lower the unique detectors: by this count units are no better than arbitrary directions"
         )
         own = int(other.detectors.sum())
         return f"{found.sentence()}; rotated (seed {other.seed}): {own} detectors, {theirs} unique; {verdict}"
