@@ -1,0 +1,157 @@
+"""`cutaway atlas` and `cutaway unit`, end to end on the bundled network and drawn pictures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from cutaway.cli import app
+from cutaway.data.scenes import scene
+
+MODEL = ("--model", "cutaway:scenes")
+
+
+def run(*words: object) -> Result:
+    return CliRunner().invoke(app, [str(w) for w in words])
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    for i in range(10):
+        drawn = scene(i, seed=77)
+        place = folder / drawn.name
+        place.mkdir(exist_ok=True)
+        Image.fromarray(drawn.image).save(place / f"{i}.png")
+    (folder / "notes.jpg").write_text("no picture")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def atlas(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("atlases") / "scenes"
+    done = run("atlas", "build", photos, *MODEL, "-o", folder, "-k", 6, "--threads", 1, "--shard", 4)
+    assert done.exit_code == 0, done.output
+    assert "10 pictures (1 could not be read)" in done.stdout
+    assert "left out: notes.jpg" in done.stderr
+    return folder
+
+
+def layer_of(atlas: Path) -> str:
+    layers = json.loads((atlas / "manifest.json").read_text())["plan"]["layers"]
+    return str(layers[1])
+
+
+def test_a_finished_atlas_is_left_alone_and_says_what_it_holds(atlas: Path, photos: Path) -> None:
+    before = {p: p.read_bytes() for p in atlas.rglob("*") if p.is_file()}
+    again = ("atlas", "build", photos, *MODEL, "-o", atlas, "-k", 6, "--threads", 1, "--shard", 4, "--json")
+    done = run(*again)
+    assert done.exit_code == 0, done.output
+    about = json.loads(done.stdout)
+    assert (about["schema"], about["command"], about["pictures"], about["unread"]) == (
+        "cutaway/1",
+        "atlas",
+        11,
+        1,
+    )
+    assert sum(about["units"].values()) > 100
+    assert {p: p.read_bytes() for p in atlas.rglob("*") if p.is_file()} == before
+    other = run(*again[:-1], "--keep", "top")
+    assert other.exit_code == 3
+    assert "statistics was" in other.stderr
+
+
+def test_a_unit_is_printed_drawn_and_given_as_json(atlas: Path, tmp_path: Path) -> None:
+    name = f"{layer_of(atlas)}:3"
+    done = run("unit", name, "--atlas", atlas, "-o", tmp_path / "unit.html", "--regions", 1)
+    assert done.exit_code == 0, done.output
+    assert "colour selectivity" in done.stdout
+    text = (tmp_path / "unit.html").read_text()
+    assert "neuron feature" in text
+    assert f"cutaway unit {name}" in text
+    done = run("unit", name, "--atlas", atlas, "--json", "-k", 3)
+    results = json.loads(done.stdout)["results"]
+    assert [r["kind"] for r in results][:2] == ["patches", "curves"]
+    assert len(results[0]["sources"]) == 3
+    done = run("unit", name, "--atlas", atlas, "-o", tmp_path / "unit.png")
+    assert done.exit_code == 0
+    with Image.open(tmp_path / "unit.png") as image:
+        assert image.width > 300
+
+
+def test_a_layer_is_drawn_and_its_colour_told(atlas: Path, tmp_path: Path) -> None:
+    layer = layer_of(atlas)
+    for what in ("patches", "features"):
+        out = tmp_path / f"{what}.png"
+        done = run("atlas", "show", atlas, "--layer", layer, "--units", "0-3,5", "--what", what, "-o", out)
+        assert done.exit_code == 0, done.output
+        assert "5 of" in done.stderr
+    done = run("atlas", "colours", atlas, "--layer", layer, "-o", tmp_path / "colours.html")
+    assert done.exit_code == 0, done.output
+    assert "colour units" in done.stdout
+
+
+def test_two_atlases_are_joined(photos: Path, atlas: Path, tmp_path: Path) -> None:
+    more = tmp_path / "more"
+    more.mkdir()
+    for i in range(6):
+        Image.fromarray(scene(i, seed=78).image).save(more / f"{i}.png")
+    built = run(
+        "atlas", "build", more, *MODEL, "-o", tmp_path / "b", "-k", 6, "--threads", 1, "--labels", "none"
+    )
+    assert built.exit_code == 0, built.output
+    refused = run("atlas", "merge", atlas, tmp_path / "b", "-o", tmp_path / "joined")
+    assert refused.exit_code == 3
+    assert "labels count in different classes" in refused.stderr
+    third = run(
+        "atlas", "build", photos, *MODEL, "-o", tmp_path / "c", "-k", 6, "--threads", 1, "--labels", "none"
+    )
+    assert third.exit_code == 0, third.output
+    joined = run("atlas", "merge", tmp_path / "b", tmp_path / "c", "-o", tmp_path / "joined", "--json")
+    assert joined.exit_code == 0, joined.output
+    assert json.loads(joined.stdout)["pictures"] == 17
+    alone = run("atlas", "merge", atlas, "-o", tmp_path / "joined2")
+    assert alone.exit_code == 2
+    assert not (tmp_path / "joined2").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("unit", "nothing", "--atlas", "A"), 2, "LAYER:CHANNEL"),
+        (("unit", "nowhere:3", "--atlas", "A"), 4, "nowhere"),
+        (("unit", "L:99999", "--atlas", "A"), 2, "0 to"),
+        (("unit", "L:3", "--atlas", "missing"), 3, "no atlas"),
+        (("unit", "L:3", "--atlas", "A", "-o", "unit.gif"), 2, ".html"),
+        (("unit", "L:3", "--atlas", "A", "--model", "cutaway:cifar"), 3, "another network"),
+        (("atlas", "show", "A", "--layer", "L", "--units", "a-b", "-o", "x.png"), 2, "0-31"),
+        (("atlas", "show", "A", "--layer", "L", "--units", "99999", "-o", "x.png"), 2, "0 to"),
+        (("atlas", "build", "EMPTY", *MODEL, "-o", "new"), 3, "no picture"),
+        (("atlas", "build", "gone", *MODEL, "-o", "new"), 3, "no file or folder"),
+        (("atlas", "build", "PHOTOS", *MODEL, "-o", "new", "-k", "99"), 2, "k=99"),
+        (("atlas", "build", "PHOTOS", *MODEL, "-o", "new", "--layer", "nowhere"), 4, "nowhere"),
+        (("atlas", "build", "PHOTOS", *MODEL, "-o", "new", "--address", "auto"), 2, "--engine ray"),
+    ],
+)
+def test_bad_input_ends_in_words_and_the_documented_code(
+    words: tuple[str, ...],
+    code: int,
+    said: str,
+    atlas: Path,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "EMPTY").mkdir()
+    named = {"A": str(atlas), "PHOTOS": str(photos), "L": layer_of(atlas)}
+    full = [named.get(w, w.replace("L:", f"{layer_of(atlas)}:") if w.startswith("L:") else w) for w in words]
+    done = run(*full)
+    assert done.exit_code == code, done.output
+    assert said in done.stderr
+    assert "Traceback" not in done.output
+    assert [p.name for p in tmp_path.iterdir()] == ["EMPTY"]
