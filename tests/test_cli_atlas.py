@@ -13,6 +13,7 @@ from cutaway.cli import app
 from cutaway.data.scenes import scene
 
 MODEL = ("--model", "cutaway:scenes")
+OPTIONS = ("-k", 6, "--threads", 1, "--shard", 4, "--labels", "none")
 
 
 def run(*words: object) -> Result:
@@ -34,7 +35,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def atlas(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("atlases") / "scenes"
-    done = run("atlas", "build", photos, *MODEL, "-o", folder, "-k", 6, "--threads", 1, "--shard", 4)
+    done = run("atlas", "build", photos, *MODEL, "-o", folder, *OPTIONS)
     assert done.exit_code == 0, done.output
     assert "10 pictures (1 could not be read)" in done.stdout
     assert "left out: notes.jpg" in done.stderr
@@ -48,7 +49,7 @@ def layer_of(atlas: Path) -> str:
 
 def test_a_finished_atlas_is_left_alone_and_says_what_it_holds(atlas: Path, photos: Path) -> None:
     before = {p: p.read_bytes() for p in atlas.rglob("*") if p.is_file()}
-    again = ("atlas", "build", photos, *MODEL, "-o", atlas, "-k", 6, "--threads", 1, "--shard", 4, "--json")
+    again = ("atlas", "build", photos, *MODEL, "-o", atlas, *OPTIONS, "--json")
     done = run(*again)
     assert done.exit_code == 0, done.output
     about = json.loads(done.stdout)
@@ -101,7 +102,7 @@ def test_two_atlases_are_joined(photos: Path, atlas: Path, tmp_path: Path) -> No
     for i in range(6):
         Image.fromarray(scene(i, seed=78).image).save(more / f"{i}.png")
     for name, k in (("b", 5), ("c", 6)):
-        built = run("atlas", "build", more, *MODEL, "-o", tmp_path / name, "-k", k, "--threads", 1)
+        built = run("atlas", "build", more, *MODEL, "-o", tmp_path / name, *OPTIONS, "-k", k)
         assert built.exit_code == 0, built.output
     refused = run("atlas", "merge", atlas, tmp_path / "b", "-o", tmp_path / "joined")
     assert refused.exit_code == 3
