@@ -78,8 +78,9 @@ def evaluate(
         network costs what its windows cost.
     precision : "fast" runs convolutions and linear layers in bfloat16; `report.deviation` says what that does.
 
-    Raises `UsageError` for boxes that leave the picture and shapes that do not fit, `MethodRefusedError` for a
-    network whose answer for one picture depends on the rest of its batch.
+    Raises `UsageError` for boxes that leave the picture, shapes that do not fit and a memory of another precision,
+    `MethodRefusedError` for a network whose answer for one picture depends on the rest of its batch, or on chance:
+    one picture of the first batch and one of a later batch are put beside themselves alone.
 
     >>> from torch import nn
     >>> from cutaway.core.model import VisionModel
