@@ -13,6 +13,9 @@ from PIL import Image
 from cutaway.cli import app
 from cutaway.core.result import load_result
 
+from .test_report_in_browser import chromium as chromium
+from .test_report_in_browser import visit
+
 NET = '''
 """Units that see red, green and upright lines."""
 import torch
@@ -106,6 +109,17 @@ def test_maps_and_textures_together(world: Path, capsys: pytest.CaptureFixture[s
     assert "100&nbsp;% ties" in page
     assert "cutaway dissect photos" in page
     assert page.count("<img") == 15  # three units in five pictures
+
+
+def test_the_page_renders_and_asks_for_nothing(world: Path, request: pytest.FixtureRequest) -> None:
+    browser = request.getfixturevalue("chromium")
+    assert run("dissect", "photos", *LABELS, *NETWORK, "--rotate", "3", "-o", "out.html") == 0
+    seen = visit(browser, world / "out.html")
+    assert seen.requests == []
+    assert seen.console == []
+    assert "Detectors by concept" in seen.dom
+    colours = {colour for _, colour in seen.picture.getcolors(1 << 24) or []}
+    assert any(r > 200 and g < 60 and b < 60 for r, g, b in colours)  # the red square is in the picture
 
 
 @pytest.mark.parametrize("ending", ["npz", "json", "png"])

@@ -16,15 +16,11 @@ from cutaway.core.errors import InputError, UnknownNameError, UsageError
 from cutaway.core.model import VisionModel
 from cutaway.core.preprocess import Preprocess
 from cutaway.core.progress import finish
-from cutaway.core.result import Table, load_result
 from cutaway.core.tap import Tap
 from cutaway.data.folder import Pictures
-from cutaway.data.pixel_labels import Annotation, JoinedLabels, LabelMaps, SceneLabels, WholeLabels
-from cutaway.data.scene_pictures import ScenePictures
-from cutaway.data.scenes import Scenes
+from cutaway.data.pixel_labels import Annotation, JoinedLabels, LabelMaps, WholeLabels
 from cutaway.methods.units.dissection import dissect
 from cutaway.methods.units.dissection_counts import rotation
-from cutaway.methods.units.dissection_found import Dissection, masked
 from cutaway.methods.units.dissection_shown import show_units
 from cutaway.sweep.sketch import Sketch, counts
 
@@ -83,7 +79,7 @@ def test_a_constant_unit_has_no_threshold(tmp_path: Path) -> None:
     found = finish(dissect(finder(torch.stack([at(2, 2), at(2, 2) * 0])), pictures, maps, ["0"]))
     assert found["0"].tied.tolist() == [1]
     table = found.table("0")
-    assert "1 units of 0 have no threshold, and so no mask: 1: 100 % ties" in table.notes
+    assert "1 unit has no threshold at 0, and so no mask: 1: 100 % ties" in table.notes
     assert table.rows == ["0:0 square (object)", "0:1"]
     assert np.isnan(table.values[1, 2:4]).all()
 
@@ -301,53 +297,6 @@ def test_rotations_are_even_over_all_directions() -> None:
     firsts = torch.stack([rotation(3, seed)[0, 0] for seed in range(400)])
     assert abs(float(firsts.mean())) < 4 * math.sqrt(1 / 3 / 400)
     assert abs(float(firsts.square().mean()) - 1 / 3) < 0.06
-
-
-@pytest.fixture(scope="module")
-def scenes() -> Dissection:
-    """The bundled network on scenes, its last layer of middling depth."""
-    import cutaway
-
-    pictures = ScenePictures(Scenes(24, seed=2026))
-    model = cutaway.load("cutaway:scenes")
-    found = finish(dissect(model, pictures, SceneLabels(pictures), ["stem.conv", "block3.conv2"]))
-    return finish(show_units(model, pictures, found, most=3, count=4))
-
-
-def test_the_bundled_network_on_scenes(scenes: Dissection) -> None:
-    """Units of shape deep down, units of colour at the first layer."""
-    deep_down = scenes["block3.conv2"]
-    named = {deep_down.names[k] for k in deep_down.unique}
-    assert {"trunk", "wheel", "leg"} <= named
-    assert float(deep_down.best.max()) > 0.3
-    first = scenes["stem.conv"]
-    assert any(first.categories[k] == "colour" for k in first.unique)
-
-
-def test_unit_pictures_show_the_peaks(scenes: Dissection) -> None:
-    layer = scenes["block3.conv2"]
-    shown = scenes.shown["block3.conv2"]
-    assert shown[0].unit == layer.ranked()[0]
-    for one in shown:
-        assert one.pixels.shape == (4, 3, 112, 112)
-        assert bool(one.masks.flatten(1).any(1).all())  # a top picture exceeds T
-        assert one.names == tuple(f"scene {n}" for n in layer.top.pictures[one.unit, :4].tolist())
-    dimmed = masked(shown[0].pixels, shown[0].masks)
-    inside = shown[0].masks[:, None].expand_as(dimmed)
-    assert torch.equal(dimmed[inside], shown[0].pixels[inside])
-    assert float(dimmed[~inside].mean()) < 0.7 * float(shown[0].pixels[~inside].mean())
-
-
-@pytest.mark.parametrize("ending", ["npz", "json", "png", "html"])
-def test_tables_are_saved_in_every_form(scenes: Dissection, tmp_path: Path, ending: str) -> None:
-    for number, table in enumerate((scenes.table("block3.conv2"), scenes.summary())):
-        path = table.save(tmp_path / f"{number}.{ending}")
-        assert path.stat().st_size > 500
-        if ending == "npz":
-            back = load_result(path)
-            assert isinstance(back, Table)
-            assert np.array_equal(back.values, table.values, equal_nan=True)
-            assert list(back.rows) == list(table.rows)
 
 
 def test_what_cannot_be_is_refused_in_words(tmp_path: Path) -> None:

@@ -255,7 +255,8 @@ def said_ties(found: DissectedLayer) -> tuple[str, ...]:
         return ()
     some = ", ".join(f"{u}: {100 * float(found.ties[u]):.3g} % ties" for u in tied[:8])
     more = f" and {len(tied) - 8} more" if len(tied) > 8 else ""
-    return (f"{len(tied)} units of {found.layer} have no threshold, and so no mask: {some}{more}",)
+    who = "1 unit has" if len(tied) == 1 else f"{len(tied)} units have"
+    return (f"{who} no threshold at {found.layer}, and so no mask: {some}{more}",)
 
 
 LINE, DIM = (1.0, 0.83, 0.0), 0.45
