@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from cutaway.core.errors import InputError
 
 from .sketch import counts
+
+_CHUNK = 1 << 20
+"""Values squared at a time: their squares stay in the processor's cache."""
 
 
 class Seen:
@@ -56,26 +60,37 @@ class Seen:
             )
         return peaks
 
-    @cached_property
-    def _rows(self) -> Tensor:
-        return self._across.argmax(2)
+    def located(self, pictures: Tensor, units: Tensor) -> tuple[Tensor, Tensor]:
+        """Row and column, (m,) each, of the first place that holds the largest value of these maps.
+
+        Parameters
+        ----------
+        pictures, units : (m,) places in the batch and channels; the cost is theirs, not that of all maps.
+        """
+        rows = self._across[pictures, units].argmax(1)
+        cols = self.maps[pictures, units, rows.to(pictures.device)].argmax(1)
+        return rows.cpu(), cols.cpu()
 
     @cached_property
+    def _places(self) -> tuple[Tensor, Tensor]:
+        n, u = self.maps.shape[:2]
+        rows, cols = self.located(torch.arange(n).repeat_interleave(u), torch.arange(u).repeat(n))
+        return rows.view(n, u), cols.view(n, u)
+
+    @property
     def rows(self) -> Tensor:
         """The row of the first place that holds the largest value, (n, u)."""
-        return self._rows.cpu()
+        return self._places[0]
 
-    @cached_property
+    @property
     def cols(self) -> Tensor:
         """Its column, (n, u)."""
-        n, u, _, w = self.maps.shape
-        line = self.maps.gather(2, self._rows[:, :, None, None].expand(n, u, 1, w))
-        return line[:, :, 0].argmax(2).cpu()
+        return self._places[1]
 
     @cached_property
     def lows(self) -> Tensor:
         """The smallest value of each map, (n, u)."""
-        return self.maps.amin((2, 3)).cpu()
+        return self._lines(self.maps, Tensor.amin).amin(2).cpu()
 
     @cached_property
     def sums(self) -> Tensor:
@@ -85,7 +100,9 @@ class Seen:
     @cached_property
     def squares(self) -> Tensor:
         """The sum of squares of each map, (n, u), float64."""
-        return self._lines(self.maps.square(), Tensor.sum).cpu().double().sum(2)
+        few = max(1, _CHUNK // max(1, self.maps[:1].numel()))
+        parts = [self._lines(maps.square(), Tensor.sum) for maps in torch.split(self.maps, few)]
+        return torch.cat(parts).cpu().double().sum(2)
 
     @cached_property
     def counts(self) -> Tensor:
