@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from cutaway.core.errors import InputError
 from cutaway.core.model import VisionModel
@@ -22,7 +24,7 @@ from .shards import threads
 from .store import Folder
 
 SIDE = 64
-"""Mean patches of larger fields are shrunk to at most so many pixels a side."""
+"""Mean patches of larger fields are shrunk by a whole number to about so many pixels a side, at most."""
 MEMORY = 256 << 20
 """Bytes of the mean patches that are made together."""
 LUMINANCE = (0.299, 0.587, 0.114)
@@ -52,13 +54,26 @@ class Second:
     workers: int = 2
 
     @cached_property
+    def _cells(self) -> dict[str, _Cells]:
+        return {layer: _Cells.of(field) for layer, field in self.fields.items() if layer in self.tops}
+
+    @cached_property
+    def _around(self) -> int:
+        """Pixels that the cells of any field reach beyond the picture."""
+        reach = [0]
+        for own in self._cells.values():
+            for first, count, side in zip((own.tops, own.lefts), own.size, self.plan.size, strict=True):
+                reach += [-int(first.min()), int(first.max()) + (count + 1) * own.step - side]
+        return max(reach)
+
+    @cached_property
     def parts(self) -> list[tuple[tuple[str, ...], tuple[int, ...]]]:
         """Layers whose mean patches fit into `MEMORY` together, and the pictures of one part of theirs."""
         groups: list[list[str]] = [[]]
         held = 0
         for layer, top in self.tops.items():
-            height, width = _shape(self.fields.get(layer))
-            size = len(top.values) * 3 * height * width * 4
+            cells = self._cells.get(layer)
+            size = len(top.values) * 12 * math.prod(cells.size) if cells else 0
             if groups[-1] and held + size > MEMORY:
                 groups.append([])
                 held = 0
@@ -83,20 +98,23 @@ class Second:
     def run(self, part: int) -> Steps[None]:
         """Look at the pictures of a part again; yields `Progress` in pictures."""
         layers, numbers = self.parts[part]
+        listed = {layer: _Listed(self.tops[layer]) for layer in layers}
         grey = {layer: torch.full_like(self.tops[layer].values, torch.nan) for layer in layers}
+        cells = {layer: self._cells[layer] for layer in layers if layer in self._cells}
         sums = {
-            layer: _sums(self.tops[layer], self.fields[layer]) for layer in layers if layer in self.fields
+            layer: torch.zeros(len(self.tops[layer].values), 3, *own.size, dtype=torch.int32)
+            for layer, own in cells.items()
         }
         unread: list[Unread] = []
         for batch in batches(
             self.model, self.pictures, numbers, self.plan.batch, workers=self.workers, unread=unread
         ):
             if batch.pixels.shape[1] == 3:
-                self._without_colour(batch, grey)
+                self._without_colour(batch, grey, listed)
             for number, pixels in zip(batch.ids.tolist(), batch.pixels, strict=True):
-                corner = _summed(pixels)
+                shrunk = _Shrunk(pixels, self._around)
                 for layer, total in sums.items():
-                    _add(total, corner, self.tops[layer], self.fields[layer], number)
+                    listed[layer].add(total, cells[layer], shrunk, number)
             yield Progress(numbers.index(int(batch.ids[-1])) + 1, len(numbers))
         if unread:
             raise InputError(
@@ -106,14 +124,17 @@ class Second:
         out = {f"grey/{layer}": values for layer, values in grey.items()}
         self.folder.write(self.name(part), out | {f"sum/{layer}": total for layer, total in sums.items()})
 
-    def _without_colour(self, batch: Batch, grey: Mapping[str, Tensor]) -> None:
+    def _without_colour(
+        self, batch: Batch, grey: Mapping[str, Tensor], listed: Mapping[str, _Listed]
+    ) -> None:
         """What the entries of a batch's pictures answer when the pictures are grey, put into their slots."""
-        entries = {layer: [_entries(self.tops[layer], n) for n in batch.ids.tolist()] for layer in grey}
+        numbers = batch.ids.tolist()
 
         def look(layer: str, maps: Tensor) -> None:
             maps = maps if maps.ndim == 4 else maps[:, :, None, None]
             top = self.tops[layer]
-            for n, (units, ranks) in enumerate(entries[layer]):
+            for n, number in enumerate(numbers):
+                units, ranks = listed[layer].entries(number)
                 row, col = top.rows[units, ranks].long(), top.cols[units, ranks].long()
                 grey[layer][units, ranks] = maps[n, units, row, col].float().cpu()
 
@@ -143,17 +164,60 @@ class Second:
         return out
 
 
-def _entries(top: Any, picture: int) -> tuple[Tensor, Tensor]:
-    """Units and ranks whose entry is of this picture."""
-    units, ranks = (top.pictures == picture).nonzero(as_tuple=True)
-    return units, ranks
+@dataclass(frozen=True)
+class _Cells:
+    """How a layer's fields are shrunk: `size` cells of `step` pixels a side, from `tops` (h,) and `lefts` (w,) on.
+
+    The cells cover the field and are centred on it; a step of one is the field itself.
+    """
+
+    step: int
+    size: tuple[int, int]
+    tops: Tensor
+    lefts: Tensor
+
+    @classmethod
+    def of(cls, field: Field) -> _Cells:
+        sides = [(side[:, 1] - side[:, 0] + 1) for side in field]
+        step = max(1, math.ceil(max(int(side.max()) for side in sides) / SIDE))
+        size = tuple(math.ceil(int(side.max()) / step) for side in sides)
+        first = [
+            own[:, 0] - (cells * step - side) // 2
+            for own, side, cells in zip(field, sides, size, strict=True)
+        ]
+        return cls(step, (size[0], size[1]), *first)
 
 
-def _shape(field: Field | None) -> tuple[int, int]:
-    if field is None:
-        return 0, 0
-    height, width = (int((side[:, 1] - side[:, 0]).max()) + 1 for side in field)
-    return min(height, SIDE), min(width, SIDE)
+class _Shrunk:
+    """One picture in whole numbers, grey around it, and its means over blocks, made when asked for."""
+
+    def __init__(self, pixels: Tensor, around: int) -> None:
+        own = (pixels.float().cpu() * 255).round().int().expand(3, -1, -1)
+        self._whole = functional.pad(own, (around,) * 4, value=GREY)
+        self._around = around
+        self._made: dict[tuple[int, int, int], Tensor] = {}
+
+    def cut(self, step: int, size: tuple[int, int], tops: Tensor, lefts: Tensor) -> Tensor:
+        """The blocks (m, 3, h, w) that begin at pixels (m,), each mean rounded."""
+        top, left = tops + self._around, lefts + self._around
+        out = torch.empty(len(top), 3, *size, dtype=torch.int32)
+        phases = top % step * step + left % step
+        for phase in sorted(set(phases.tolist())):
+            here = (phases == phase).nonzero()[:, 0]
+            means = self._means(step, phase // step, phase % step)
+            windows = means.unfold(1, size[0], 1).unfold(2, size[1], 1)
+            out[here] = windows[:, top[here] // step, left[here] // step].movedim(0, 1)
+        return out
+
+    def _means(self, step: int, down: int, across: int) -> Tensor:
+        key = (step, down, across)
+        if key not in self._made:
+            part = self._whole[:, down:, across:]
+            high, wide = part.shape[1] // step, part.shape[2] // step
+            blocks = part[:, : high * step, : wide * step].reshape(3, high, step, wide, step)
+            total = blocks.sum((2, 4), dtype=torch.int32)
+            self._made[key] = torch.div(total * 2 + step**2, 2 * step**2, rounding_mode="floor")
+        return self._made[key]
 
 
 def _weights(top: Any) -> Tensor:
@@ -165,25 +229,28 @@ def _weights(top: Any) -> Tensor:
     return weights
 
 
-def _sums(top: Any, field: Field) -> Tensor:
-    """Where weighted sums of patches are gathered, (u, 3, h, w): whole numbers, so that no order changes a bit."""
-    return torch.zeros(len(top.values), 3, *_shape(field), dtype=torch.int32)
+class _Listed:
+    """A layer's entries by picture, and what each counts."""
 
+    def __init__(self, top: Any) -> None:
+        self._top, self._weights = top, _weights(top)
+        flat = top.pictures.flatten()
+        self._order = flat.argsort(stable=True)
+        self._sorted = flat[self._order]
 
-def _add(total: Tensor, corner: Tensor, top: Any, field: Field, picture: int) -> None:
-    """Add the patches of a picture, given as sums from its corner (3, H + 1, W + 1)."""
-    units, ranks = _entries(top, picture)
-    if not len(units):
-        return
-    rows = _cells(field[0][top.rows[units, ranks].long()], total.shape[2])
-    cols = _cells(field[1][top.cols[units, ranks].long()], total.shape[3])
-    down, across = (cells.clamp(0, n - 1) for cells, n in zip((rows, cols), corner.shape[1:], strict=True))
-    inside = corner[:, down[:, :, None], across[:, None, :]].diff(dim=2).diff(dim=3).movedim(0, 1)
-    area = (rows.diff()[:, :, None] * cols.diff()[:, None, :]).clamp(min=1)
-    beyond = area - down.diff()[:, :, None] * across.diff()[:, None, :]
-    whole = inside + GREY * beyond[:, None]
-    patch = torch.div(whole * 2 + area[:, None], 2 * area[:, None], rounding_mode="floor")
-    total[units] += (_weights(top)[units, ranks, None, None, None] * patch).int()
+    def entries(self, picture: int) -> tuple[Tensor, Tensor]:
+        """Units and ranks whose entry is of this picture."""
+        first, last = torch.searchsorted(self._sorted, torch.tensor([picture, picture + 1])).tolist()
+        place = self._order[first:last]
+        return place // self._top.pictures.shape[1], place % self._top.pictures.shape[1]
+
+    def add(self, total: Tensor, cells: _Cells, shrunk: _Shrunk, picture: int) -> None:
+        """Add the patches of a picture to (u, 3, h, w): whole numbers, so that no order changes a bit."""
+        units, ranks = self.entries(picture)
+        if len(units):
+            rows, cols = (t[units, ranks].long() for t in (self._top.rows, self._top.cols))
+            patches = shrunk.cut(cells.step, cells.size, cells.tops[rows], cells.lefts[cols])
+            total.index_add_(0, units, patches.mul_(self._weights[units, ranks, None, None, None]))
 
 
 def _mean(total: Tensor, top: Any) -> Tensor:
@@ -191,18 +258,3 @@ def _mean(total: Tensor, top: Any) -> Tensor:
     held = _weights(top).long().sum(1)[:, None, None, None]
     mean = torch.div(total.long() * 2 + held, (2 * held).clamp(min=1), rounding_mode="floor")
     return torch.where(held > 0, mean, GREY).to(torch.uint8)
-
-
-def _cells(span: Tensor, count: int) -> Tensor:
-    """Where the cells of each field begin and end, (m, count + 1), of first and last pixels (m, 2)."""
-    first, length = span[:, 0], span[:, 1] - span[:, 0] + 1
-    steps = torch.arange(count + 1)
-    return first[:, None] + torch.div(steps * length[:, None], count, rounding_mode="floor")
-
-
-def _summed(pixels: Tensor) -> Tensor:
-    """Sums from the corner (3, H + 1, W + 1) of a picture's bytes."""
-    whole = (pixels.float().cpu() * 255).round().long().expand(3, -1, -1)
-    out = torch.zeros(3, whole.shape[1] + 1, whole.shape[2] + 1, dtype=torch.int64)
-    out[:, 1:, 1:] = whole.cumsum(1).cumsum(2)
-    return out
