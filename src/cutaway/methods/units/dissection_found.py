@@ -280,5 +280,5 @@ def _panel(one: UnitPictures) -> Panel:
         f"{one.layer}:{one.unit}, {one.concept}, IoU {one.iou:.3f}: where it exceeds T in its top pictures",
         masked(one.pixels, one.masks).numpy(),
         "picture",
-        labels=dict(enumerate(one.names)),
+        labels={i: name.rsplit("/", 1)[-1] for i, name in enumerate(one.names)},
     )
