@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
 import typer
 
@@ -51,9 +51,11 @@ def unit(
         int | None, typer.Option("-k", min=1, help="Best patches to show; 9.", rich_help_panel=QUESTION)
     ] = None,
     projection: Annotated[
-        Literal["deconvnet", "guided", "backprop", "none"],
-        typer.Option(help="How patches are projected to pixels.", rich_help_panel=QUESTION),
-    ] = "deconvnet",
+        str | None,
+        typer.Option(
+            metavar="RULE", help="How patches are projected to pixels, or none.", rich_help_panel=QUESTION
+        ),
+    ] = None,
     regions: Annotated[
         int,
         typer.Option(
@@ -83,6 +85,7 @@ def unit(
     found.top(layer, int(number), 1)
     spec = model or found.about["model"]["name"]
     network = load(spec, weights=weights, classes=classes, preprocess=preprocess, device=device)
+    options: dict[str, Any] = {} if projection is None else {"projection": projection}
     results = unit_page(
         network,
         found,
@@ -90,8 +93,8 @@ def unit(
         int(number),
         photos=photos,
         k=k,
-        projection=projection,
         again=command_line(context),
+        **options,
     )
     patches = results[0]
     assert isinstance(patches, Patches)

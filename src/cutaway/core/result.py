@@ -209,8 +209,8 @@ class Picture(Result):
     """A picture the network drew, or a grid of what it holds; further grids that belong to it are its panels.
 
     `values` is (3, H, W) in [0, 1] for `scale="picture"`, (C, H, W) for "maps" (grey), (n, 3, H, W) for "tiles"
-    (numbers around zero in three colours). A grid is drawn in `columns` columns, as square as possible when None,
-    on one scale or, with `each`, on a scale of its own for every map or tile.
+    (numbers around zero in three colours). A grid is drawn in `columns` columns, as square as possible when None, on
+    one scale or, with `each`, one for every map or tile.
     """
 
     scale: Literal["picture", "maps", "tiles"] = "picture"
@@ -222,10 +222,7 @@ class Picture(Result):
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Patches(Result):
-    """Pieces of pictures, (N, 3, h, w) in [0, 1], each with its value, source image and box in it.
-
-    `names` may say what each is of, such as the channel.
-    """
+    """Pieces of pictures, (N, 3, h, w) in [0, 1], each with its value, source image, box in it and perhaps name."""
 
     scores: Array
     sources: Sequence[str]
@@ -319,6 +316,4 @@ def _plain(value: Any) -> Any:
         return value.tolist()
     if isinstance(value, (set, frozenset)):
         return sorted(value)
-    if isinstance(value, Mapping):
-        return dict(value)
-    return str(value)
+    return dict(value) if isinstance(value, Mapping) else str(value)

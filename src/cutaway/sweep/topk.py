@@ -26,7 +26,7 @@ class TopK:
 
     Order is by value, highest first; equal values by picture, row and column, lowest first: a total order, so every
     partition and order of the pictures gives the same table. Values must be finite. Memory: units · k · 20 bytes, and
-    up to units · max(k, 64) · 28 for candidates that wait to be sorted in, which few do once many pictures were seen.
+    up to units · max(k, 64) · 36 for candidates that wait to be sorted in, which few do once many pictures were seen.
 
     Parameters
     ----------

@@ -23,7 +23,7 @@ from cutaway.sweep.atlas import Atlas, Top
 from .fields import crops, fields
 from .opponent import axis_name, opponent_axes
 from .outline import outlined
-from .projected import Projecting, projections
+from .projected import RULES, Projecting, projections
 from .selectivity import class_selectivity, colour_selectivity, population_code
 
 Projection = Literal["deconvnet", "guided", "backprop", "none"]
@@ -57,6 +57,8 @@ def unit_page(
     channel that the layer does not have.
     """
     start = time.perf_counter()
+    if projection not in (*RULES, "none"):
+        raise UsageError(f"projection={projection!r}", ", ".join((*RULES, "none")), "projection='deconvnet'")
     atlas.check(model)
     name = atlas.layer(layer)
     top, notes = atlas.top(layer, channel), list[str]()
