@@ -39,13 +39,22 @@ def draw(result: Result, *, title: str = "", theme: Theme = "default") -> bytes:
 
 
 def stacked(results: Sequence[Result], *, theme: Theme = "default") -> bytes:
-    """Several results under each other as the bytes of one PNG file; the text chunk holds a list of them."""
+    """Several results as the bytes of one PNG file, side by side where they fit; the text chunk holds a list of them."""
     images = [_compose(r, method_title(r.method), parts(r, theme)) for r in results]
-    sheet = Image.new("RGB", (max(i.width for i in images), sum(i.height for i in images)), PAPER)
+    wide, rows = max(image.width for image in images), [[images[0]]]
+    for image in images[1:]:
+        if sum(i.width for i in rows[-1]) + image.width <= wide:
+            rows[-1].append(image)
+        else:
+            rows.append([image])
+    sheet = Image.new("RGB", (wide, sum(max(i.height for i in row) for row in rows)), PAPER)
     y = 0
-    for image in images:
-        sheet.paste(image, (0, y))
-        y += image.height
+    for row in rows:
+        x = 0
+        for image in row:
+            sheet.paste(image, (x, y))
+            x += image.width
+        y += max(i.height for i in row)
     info = PngInfo()
     info.add_itxt(TEXT_CHUNK, json.dumps([r.to_dict() for r in results]), zip=True)
     return encode(sheet, pnginfo=info, optimize=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -85,7 +86,11 @@ def unit_page(
     said = {i: _words(atlas, top, i) for i in range(k)}
     seen = torch.stack([outlined(p.cpu(), box) for p, box in zip(pixels, boxes, strict=True)])
     panels["pictures"] = Panel(
-        "whole pictures, the field outlined", seen.numpy(), "picture", labels=said, columns=9
+        "whole pictures, the field outlined",
+        seen.numpy(),
+        "picture",
+        labels=said,
+        columns=math.isqrt(k - 1) + 1,
     )
     feature = atlas.neuron_features(layer)
     if feature is not None:
