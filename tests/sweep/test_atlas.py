@@ -315,6 +315,35 @@ def test_two_workers_of_ray_give_the_same_to_the_bit(whole: Atlas, photos: Path,
     gc.collect()  # what ray leaves open is met here
 
 
+class Fatal(Pictures):
+    """Pictures of which one takes the process down with it, the first time it is read."""
+
+    def photo(self, number: int) -> Any:
+        marker = self.root.parent / "died"
+        if number == 8 and not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().photo(number)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+def test_a_worker_that_is_lost_costs_its_shard_and_not_the_run(
+    whole: Atlas, photos: Path, tmp_path: Path
+) -> None:
+    pictures = Fatal(photos, labels="folder", classes=("ant", "bee", "cow"))
+    told = {"k": 5, "shard": 6, "batch": 3, "threads": 1, "embeddings": ["block"]}
+    finish(build(network(), pictures, tmp_path / "lost", **told, engine=on_ray(workers=2)))
+    assert (photos.parent / "died").exists()
+    (photos.parent / "died").unlink()
+    assert files(tmp_path / "lost") == files(Path(str(whole.folder)))
+    with pytest.raises(InputError, match="1 of 5 parts failed"):
+        finish(build(network(), pictures, tmp_path / "given up", **told, engine=on_ray(workers=2, tries=1)))
+    assert len(list((tmp_path / "given up" / "shards").glob("*.safetensors"))) == 4
+    finish(build(network(), listed(photos), tmp_path / "given up", **told))
+    assert files(tmp_path / "given up") == files(Path(str(whole.folder)))
+    gc.collect()
+
+
 def test_atlases_of_two_halves_join_to_that_of_the_whole_in_any_order(
     whole: Atlas, photos: Path, tmp_path: Path
 ) -> None:
