@@ -290,6 +290,8 @@ def _told(found: Atlas, as_json: bool) -> None:
     if len(unread) > 10:
         say(f"and {len(unread) - 10} more: see pictures.parquet")
     units = {layer: found.units(layer) for layer in found.layers}
+    tops = {layer: found.reducer(layer, "top") for layer in units if "top" in found.plan.statistics}
+    dead = {layer: int((top.values[:, 0] <= 0).sum()) for layer, top in tops.items()}
     about: dict[str, Any] = {
         "schema": "cutaway/1",
         "command": "atlas",
@@ -298,6 +300,7 @@ def _told(found: Atlas, as_json: bool) -> None:
         "pictures": len(found.names),
         "unread": len(unread),
         "units": units,
+        "dead": dead,
     }
     if as_json:
         typer.echo(json.dumps(about, indent=1))
@@ -306,6 +309,10 @@ def _told(found: Atlas, as_json: bool) -> None:
         f"{found.folder}: {sum(units.values())} units of {len(units)} layers of {about['model']['name']}, "
         f"{len(found.names) - len(unread)} pictures ({len(unread)} could not be read)"
     )
+    never = {layer: count for layer, count in dead.items() if count}
+    if never:
+        said = ", ".join(f"{count} of {units[layer]} in {layer}" for layer, count in never.items())
+        typer.echo(f"never above 0 on these pictures: {said}")
 
 
 for _command in (build, show, colours, merge):

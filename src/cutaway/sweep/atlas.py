@@ -257,7 +257,8 @@ def build(
     if not job.folder.has(DONE):
         yield from engine(job, left)
         yield from _finished(job, known, engine)
-    job.folder.remove([*job.folder.names("shards"), *job.folder.names("second")])
+    for passing in ("shards", "second"):
+        job.folder.remove(passing)
     return Atlas(job.folder)
 
 

@@ -118,8 +118,7 @@ class Folder:
         names = (path.removeprefix(self._root).lstrip("/") for path in found)
         return sorted(n for n in names if not n.rpartition("/")[2].startswith("."))
 
-    def remove(self, names: Iterable[str]) -> None:
-        """Delete files that are there."""
-        for name in names:
-            if self.has(name):
-                self._files.rm_file(f"{self._root}/{name}")
+    def remove(self, under: str) -> None:
+        """Delete a folder in this one, where there is one, with its files."""
+        if self._files.exists(f"{self._root}/{under}"):
+            self._files.rm(f"{self._root}/{under}", recursive=True)
