@@ -435,6 +435,7 @@ def test_another_network_pictures_or_plan_is_refused_with_what_changed(
 def test_bad_input_is_refused_in_words(whole: Atlas, photos: Path, tmp_path: Path) -> None:
     assert "k=30 of 29 pictures" in refused(photos, tmp_path / "a", k=30)
     assert "nowhere" in refused(photos, tmp_path / "a", layers=["nowhere"])
+    assert "gigabytes" in refused(photos, tmp_path / "a", memory=1e-6)
     assert "shapes" in refused(photos, tmp_path / "a", statistics=["shapes"])
     assert not (tmp_path / "a").exists()
     (tmp_path / "mine").mkdir()

@@ -223,6 +223,7 @@ def build(
     shard: int | None = None,
     threads: int | None = None,
     workers: int = 2,
+    memory: float = 8.0,
     engine: Engine = local,
 ) -> Steps[Atlas]:
     """Build the atlas of a network over pictures, or go on with it; yields `Progress` in pictures.
@@ -232,11 +233,15 @@ def build(
     folder : a path, or a URL that fsspec knows; new, empty, or with this atlas begun.
     layers, k, statistics, embeddings, batch, shard, threads : see `Plan`.
     workers : threads that decode pictures ahead.
+    memory : gigabytes that the statistics may take; `plan` refuses more before anything runs.
     engine : who runs the shards: `local`, or `ray_engine.on_ray(...)`.
 
     Raises `InputError` for a folder that holds another atlas, saying what differs, and where it cannot be written;
     what `plan` raises. Stopped at any moment, the next call goes on; the result is the same to the bit.
     """
+    known: Sequence[str] = getattr(pictures, "classes", ())
+    labels = pictures.labels
+    count = 0 if labels is None or not len(labels) else max(int(labels.max()) + 1, len(known))
     planned = plan(
         model,
         len(pictures),
@@ -247,10 +252,9 @@ def build(
         batch=batch,
         shard=shard,
         threads=threads,
+        classes=count,
+        memory=memory,
     )
-    known: Sequence[str] = getattr(pictures, "classes", ())
-    labels = pictures.labels
-    count = 0 if labels is None or not len(labels) else max(int(labels.max()) + 1, len(known))
     job = Job(model, pictures, planned, Folder(folder), count, workers)
     about = manifest(job, labels_from=getattr(pictures, "labels_from", ""), classes=known)
     left = begin(job, about)

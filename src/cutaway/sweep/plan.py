@@ -17,6 +17,8 @@ from cutaway.core.windows import suggested_batch
 STATISTICS = ("top", "extremes", "moments", "sketch", "classes")
 """What can be kept of every unit, by the names of the reducers."""
 _LEAST, _SHARDS = 64, 256
+_BYTES = {"extremes": 24, "moments": 320, "sketch": 8232}
+"""What a unit takes."""
 
 
 @dataclass(frozen=True)
@@ -74,12 +76,15 @@ def plan(
     batch: int | None = None,
     shard: int | None = None,
     threads: int | None = None,
+    classes: int = 0,
+    memory: float = 8.0,
 ) -> Plan:
-    """The plan of a sweep over `count` pictures.
+    """The plan of a sweep over `count` pictures, labelled in so many `classes`.
 
     Without `layers`: all convolutional and linear layers, and the blocks down to two names deep (`layer3`,
     `layer3.0`, `features.10`). Raises `UnknownNameError` for a layer that does not exist, `UsageError` for one that
-    has no activation of its own, and for fewer pictures than `k`.
+    has no activation of its own, for fewer pictures than `k`, and where the reducers, which do not grow with the
+    pictures, would take more than `memory` gigabytes.
     """
     if count < 1:
         raise UsageError("a sweep over no pictures", "at least one")
@@ -91,17 +96,27 @@ def plan(
     for name, value in (("batch", batch), ("shard", shard), ("threads", threads)):
         if value is not None and value < 1:
             raise UsageError(f"{name}={value}", "at least 1")
+    kept = tuple(s for s in STATISTICS if s in statistics)
     chosen, same = _distinct(model, [_asked(model, n) for n in layers] or _usual(model))
     shape = model.layers.trace.shape
     size = (shape[2], shape[3])
     batch = batch or suggested_batch(torch.empty(1, 1, *size, device="meta")) * 2
     shard = shard or max(_LEAST, math.ceil(count / _SHARDS))
+    units = {name: model.layers.find(name).units for name in chosen}
+    each = {**_BYTES, "top": 20 * k + 36 * max(k, 64), "classes": 64 * min(classes, count)}
+    needed = sum(units.values()) * sum(each[name] for name in kept) / 1e9
+    if needed > memory:
+        raise UsageError(
+            f"statistics of {sum(units.values())} units, which take {needed:.3g} gigabytes",
+            f"at most {memory:g}",
+            "fewer layers, a smaller k, fewer statistics, or memory=...",
+        )
     return Plan(
         tuple(chosen),
-        {name: model.layers.find(name).units for name in chosen},
+        units,
         same,
         k,
-        tuple(s for s in STATISTICS if s in statistics),
+        kept,
         tuple(_asked(model, name).name for name in embeddings),
         min(batch, shard),
         math.ceil(shard / batch) * batch if shard > batch else shard,

@@ -13,6 +13,7 @@ from PIL import Image
 from cutaway.core.errors import InputError, UnknownNameError, UsageError
 from cutaway.core.progress import finish
 from cutaway.core.result import Curves, Patches, Table, load_result
+from cutaway.core.tap import Tap
 from cutaway.methods.units.layer_sheet import layer_sheet
 from cutaway.methods.units.projected import projections
 from cutaway.methods.units.selectivity import class_selectivity, colour_selectivity
@@ -52,6 +53,14 @@ def test_patches_are_the_pixels_of_the_fields_and_projections_those_of_the_metho
     want = projections(model, "stem", 1, pixels, top.rows[:4], top.cols[:4], "deconvnet")
     np.testing.assert_allclose(patches.panels["projection"].values, want.tiles, rtol=1e-5, atol=1e-7)
     assert patches.panels["pictures"].values.shape == (4, 3, *model.pixels(photos / top.names[0]).shape[2:])
+    above = atlas.reducer("stem", "sketch").sketch.threshold(0.005)
+    assert float(above.share[1]) <= 0.005
+    with model.guard(), torch.no_grad(), Tap(model, "stem") as tap:
+        model(pixels)
+    over = tap["stem"][:, 1] > float(above.value[1])
+    lit = (torch.from_numpy(patches.panels["masks"].values) == pixels).all(1) & (pixels.amin(1) > 0)
+    assert torch.equal(lit, over & (pixels.amin(1) > 0))
+    assert bool(over[0].any())
     mean = atlas.neuron_features("stem")
     assert mean is not None
     np.testing.assert_allclose(patches.panels["feature"].values, mean[1].float() / 255)

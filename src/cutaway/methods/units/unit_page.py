@@ -21,6 +21,7 @@ from cutaway.core.tap import Tap
 from cutaway.core.window_order import suggested_batch
 from cutaway.sweep.atlas import Atlas, Top
 
+from ..features.activation_mask import activation_mask
 from .fields import crops, fields
 from .opponent import axis_name, opponent_axes
 from .outline import outlined
@@ -29,6 +30,8 @@ from .selectivity import class_selectivity, colour_selectivity, population_code
 
 Projection = Literal["deconvnet", "guided", "backprop", "none"]
 _BINS = 48
+SHARE = 0.005
+"""The share of all places that a high-activation mask shows (Bau et al. 2017)."""
 
 
 def unit_page(
@@ -51,9 +54,10 @@ def unit_page(
     projection : how the patches are projected to pixels beside them.
 
     Gives `Patches` (k, 3, h, w), the receptive fields in the network's frame, mid-grey beyond the picture, with the
-    panels "projection" (Zeiler & Fergus 2014, fig. 2), "pictures" with the field outlined, and "feature", the weighted
-    mean of all kept patches (Rafegas 2020); `Curves`, the share of activations at each height; `Table`s of the
-    classes it answers and of its indexes. What cannot be had of this unit is said in the notes of the first.
+    panels "projection" (Zeiler & Fergus 2014, fig. 2), "pictures" with the field outlined, "masks" of the highest
+    activations (Bau 2017), and "feature", the weighted mean of all kept patches (Rafegas 2020); `Curves`, the share
+    of activations at each height; a `Table` of the classes it answers. What cannot be had of this unit is said in the
+    notes of the first.
     Raises `InputError` for an atlas of another network and pictures that are gone or have changed, `UsageError` for a
     channel that the layer does not have.
     """
@@ -92,6 +96,8 @@ def unit_page(
         labels=said,
         columns=math.isqrt(k - 1) + 1,
     )
+    if "sketch" in atlas.plan.statistics and float(top.values[0]) > 0 and model.layers.find(name).grid:
+        panels["masks"] = _masked(model, atlas, name, channel, pixels)
     feature = atlas.neuron_features(layer)
     if feature is not None:
         mean = feature[channel].float() / 255
@@ -230,6 +236,17 @@ def _projected(
     found = projections(model, layer, channel, pixels, rows, cols, rule)
     how = "guided backprop" if rule == "guided" else rule
     return Panel(f"the same patches by {how}", found.tiles.float().cpu().numpy(), "tiles", each=True)
+
+
+def _masked(model: VisionModel, atlas: Atlas, layer: str, channel: int, pixels: Tensor) -> Panel:
+    """Where each picture excites the unit beyond all but `SHARE` of all places of all pictures."""
+    found = atlas.reducer(layer, "sketch").sketch.threshold(SHARE)
+    above, share = float(found.value[channel]), float(found.share[channel])
+    with model.guard(), torch.no_grad():
+        raw = activation_mask(model, pixels, layer=layer, unit=channel, threshold=above)
+    title = f"where it is above {above:.3g}, as {share:.2%} of all places are"
+    columns = math.isqrt(len(pixels) - 1) + 1
+    return Panel(title, raw.panels["mask"].values.float().cpu().numpy(), "picture", columns=columns)
 
 
 def _words(atlas: Atlas, top: Top, rank: int) -> str:
