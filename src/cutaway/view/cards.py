@@ -306,7 +306,8 @@ def other_block(subject: Subject, result: Result) -> str:
     pairs = {"target": result.target, "layer": result.layer or ""}
     pairs |= {k.replace("_", " "): html.short(v) for k, v in result.evidence.items()}
     listed = html.facts({k: v for k, v in pairs.items() if v})
-    return f'<div class="block figure"><h3>{esc(title)}</h3>{figures}{listed}{notes}{caveat}</div>'
+    drawn = f'<div class="row">{figures}</div>'
+    return f'<div class="block figure"><h3>{esc(title)}</h3>{drawn}{listed}{notes}{caveat}</div>'
 
 
 def refused_list(refused: Sequence[Refusal], subject: Subject) -> str:

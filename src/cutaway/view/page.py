@@ -53,6 +53,8 @@ img.bar { display: block; width: 100%; height: 10px; border: 1px solid var(--lin
 .panels figure { max-width: 320px; }
 .panels h4 { min-height: 32px; display: flex; align-items: end; }
 .inside .meter { margin: 4px 0 8px; }
+.figure .row { display: flex; flex-wrap: wrap; gap: 8px 24px; align-items: start; margin-bottom: 8px; }
+.figure .row > figure { max-width: 100%; }
 .figure figure > img { width: auto; max-width: 100%; margin-top: 8px; }
 .walk h4 { margin: 16px 0 4px; } .walk > img { display: block; max-width: 100%; height: auto; }
 .block { border: 1px solid var(--line); padding: 16px; margin-top: 16px; }
