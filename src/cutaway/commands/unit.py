@@ -62,6 +62,12 @@ def unit(
             min=0, help="Rank the regions of so many of its best pictures as well.", rich_help_panel=QUESTION
         ),
     ] = 0,
+    dissection: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.npz", help="Its layer's units from `cutaway dissect`.", rich_help_panel=QUESTION
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", metavar="OUT", help=".html, .png, .npz.", rich_help_panel=OUTPUT),
@@ -75,7 +81,7 @@ def unit(
     if output is not None:
         check_outputs(output, None, endings=(".html", ".png", ".npz"))
 
-    from cutaway.core.result import Patches
+    from cutaway.core.result import Patches, load_result
     from cutaway.methods.units.region_page import region_page
     from cutaway.methods.units.unit_page import unit_page
     from cutaway.sweep.atlas import Atlas
@@ -86,6 +92,8 @@ def unit(
     spec = model or found.about["model"]["name"]
     network = load(spec, weights=weights, classes=classes, preprocess=preprocess, device=device)
     options: dict[str, Any] = {} if projection is None else {"projection": projection}
+    if dissection is not None:
+        options["dissection"] = load_result(dissection)
     results = unit_page(
         network,
         found,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,8 @@ from cutaway.core.tap import Tap
 from cutaway.methods.units.layer_sheet import layer_sheet
 from cutaway.methods.units.projected import projections
 from cutaway.methods.units.selectivity import class_selectivity, colour_selectivity
-from cutaway.methods.units.unit_page import indexes, unit_page
+from cutaway.methods.units.unit_numbers import indexes
+from cutaway.methods.units.unit_page import unit_page
 from cutaway.sweep.atlas import Atlas
 from tests.sweep.test_atlas import built, network, paint
 
@@ -152,3 +154,27 @@ def test_pages_are_written_in_every_form(atlas: Atlas, tmp_path: Path) -> None:
     back = load_result(page[0].save(tmp_path / "page.npz"))
     np.testing.assert_array_equal(back.values, page[0].values)
     finish(layer_sheet(network(), atlas, "block")).save(tmp_path / "sheet.html")
+
+
+def test_the_concept_of_a_dissected_unit_is_on_its_page(atlas: Atlas, photos: Path) -> None:
+    from cutaway.core.result import Table
+
+    page = unit_page(network(), atlas, "block", 3, k=2)
+    made = {"method": "dissection", "target": "", "provenance": page[0].provenance}
+    table = Table(
+        values=np.array([[0.2, 1, 0, 0, 1], [0.01, 0, 0, 0, 0]]),
+        rows=["block:3 wheel", "block:0"],
+        columns=["IoU", "concept", "T", "share above T", "detector"],
+        layer="block",
+        evidence={"units": [3, 0]},
+        **made,
+    )
+    found = unit_page(network(), atlas, "block", 3, k=2, dissection=table)[0].evidence
+    assert (found["concept"], found["IoU"], found["detector"]) == ("wheel", 0.2, True)
+    found = unit_page(network(), atlas, "block", 0, k=2, dissection=table)[0].evidence
+    assert (found["concept"], found["detector"]) == ("none", False)
+    with pytest.raises(InputError, match="a dissection of block"):
+        unit_page(network(), atlas, "stem", 1, k=2, dissection=table)
+    other = replace(table, provenance=replace(page[0].provenance, fingerprint="0"))
+    with pytest.raises(InputError, match="another network"):
+        unit_page(network(), atlas, "block", 3, k=2, dissection=other)

@@ -23,10 +23,10 @@ from cutaway.sweep.atlas import Atlas, Top
 
 from ..features.activation_mask import activation_mask
 from .fields import crops, fields
-from .opponent import axis_name, opponent_axes
 from .outline import outlined
 from .projected import RULES, Projecting, projections
-from .selectivity import class_selectivity, colour_selectivity, population_code
+from .selectivity import class_selectivity
+from .unit_numbers import concept_of, indexes
 
 Projection = Literal["deconvnet", "guided", "backprop", "none"]
 _BINS = 48
@@ -43,6 +43,7 @@ def unit_page(
     photos: str | Path | None = None,
     k: int | None = None,
     projection: Projection = "deconvnet",
+    dissection: Result | None = None,
     again: str = "",
 ) -> list[Result]:
     """Everything an atlas holds of one unit: its best patches, its distribution, its classes, its indexes.
@@ -52,6 +53,7 @@ def unit_page(
     photos : where the pictures are, when no longer where the atlas was built.
     k : best patches that are shown, nine when None; the indexes are of all that the atlas keeps.
     projection : how the patches are projected to pixels beside them.
+    dissection : the units of this layer as `cutaway dissect` saved them; names the unit's concept.
 
     Gives `Patches` (k, 3, h, w), the receptive fields in the network's frame, mid-grey beyond the picture, with the
     panels "projection" (Zeiler & Fergus 2014, fig. 2), "pictures" with the field outlined, "masks" of the highest
@@ -122,6 +124,8 @@ def unit_page(
         again=again,
     )
     evidence, more = indexes(atlas, layer, channel)
+    if dissection is not None:
+        evidence |= concept_of(atlas, layer, channel, dissection)
     patches = Patches(
         values=crops(pixels.cpu(), boxes).float().numpy(),
         scores=values.numpy(),
@@ -138,46 +142,6 @@ def unit_page(
         found.append(_histogram(atlas, layer, channel, made | {"method": "activation_histogram"}))
     classes = _classes(atlas, layer, channel, top, made | {"method": "unit_classes"})
     return found + ([classes] if classes is not None else [])
-
-
-def indexes(atlas: Atlas, layer: str, channel: int) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The numbers an atlas gives of a unit by name, and why others cannot be had.
-
-    Names: "largest", "smallest", "mean", "rms", "zero share", "dead", "colour selectivity" (and "bounded"),
-    "class selectivity", "population code", "entropy" in bits, "feature axis".
-    """
-    top, kept, notes = atlas.top(layer, channel), atlas.plan.statistics, list[str]()
-    found: dict[str, Any] = {"largest": float(top.values[0]), "patches": len(top)}
-    if "extremes" in kept:
-        low, high = (getattr(atlas.reducer(layer, "extremes"), n)[channel] for n in ("lows", "highs"))
-        found["smallest"] = float(low)
-        if float(low) == float(high):
-            notes.append("constant: it answers every place of every picture alike")
-    if "moments" in kept:
-        moments = atlas.reducer(layer, "moments")
-        found |= {n: float(getattr(moments, n)()[channel]) for n in ("mean", "rms")}
-    if "sketch" in kept:
-        found["zero share"] = float(atlas.reducer(layer, "sketch").sketch.zero_share[channel])
-    if float(top.values[0]) <= 0:
-        return found | {"dead": True}, tuple(notes)
-    grey = atlas.grey(layer)[channel, : len(top)]
-    if bool(grey.isnan().any()):
-        notes.append("no colour selectivity: the pictures of the network have one colour")
-    else:
-        found["colour selectivity"] = colour_selectivity(top.values, grey)
-        found["bounded"] = colour_selectivity(top.values, grey, bounded=True)
-    alive = top.values > 0
-    if bool((top.labels[alive] < 0).any()):
-        notes.append("no class selectivity: some of its pictures have no label")
-    elif int(alive.sum()) > 1:
-        found["class selectivity"] = class_selectivity(top.values, top.labels).index
-        code = population_code(top.values, top.labels)
-        found |= {"population code": code.count, "entropy": code.entropy}
-    features = atlas.neuron_features(layer)
-    axes = None if features is None else opponent_axes(features[channel].float() / 255)
-    if axes is not None:
-        found["feature axis"] = axis_name(axes[0].angle)
-    return found, tuple(notes)
 
 
 def pixels_of(model: VisionModel, atlas: Atlas, top: Top, k: int, photos: str | Path | None) -> Tensor:
