@@ -145,7 +145,11 @@ def test_textures_alone_and_several_layers(world: Path) -> None:
 
 
 def test_thresholds_come_from_an_atlas(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    network = ["-m", "net.py:seer", "--preprocess", "raw.json"]
+    (world / "sized.json").write_text('{"crop": 40}')
+    network = ["-m", "net.py:seer", "--preprocess", "sized.json"]
+    assert (
+        run("atlas", "build", "textures", "-m", "net.py:seer", "--preprocess", "raw.json", "-o", "own") == 2
+    )
     assert run("atlas", "build", "textures", *network, "--layer", "0", "-o", "atlas") == 0
     asked = ["dissect", "photos", *LABELS, *network, "--layer", "1", "-q", "0.4", "--json"]
     capsys.readouterr()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import cutaway
 from cutaway.core import windows
 from cutaway.core.errors import MethodRefusedError, UsageError
+from cutaway.core.window_whole import accompanied
 from cutaway.core.windows import Memory, Report, evaluate
 
 SIZE = 24
@@ -269,3 +270,47 @@ def test_infinite_answers_stay() -> None:
 
     got, _ = answers(Net(infinite), GRID, *pictures())
     torch.testing.assert_close(got, one_by_one(Net(infinite), GRID, *pictures()), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [torch.int8, torch.uint8, torch.int16])
+def test_boxes_of_small_integers_lie_in_large_pictures(kind: torch.dtype) -> None:
+    net = nn.Sequential(nn.AvgPool2d(50), nn.Flatten(), nn.Linear(108, 2)).eval()
+    model = cutaway.VisionModel(net, cutaway.Preprocess(), name="net")
+    boxes = torch.tensor([[0, 0, 50, 50], [3, 4, 60, 70]])
+    x, fill = torch.rand(1, 3, 300, 300), torch.zeros(3, 300, 300)
+    with model.guard():
+        small, wide = (
+            {
+                int(n): v
+                for ns, vs in windows.evaluate(model, x, b, fill)
+                for n, v in zip(ns, vs[None], strict=True)
+            }
+            for b in (boxes.to(kind), boxes)
+        )
+    assert all(torch.equal(small[i], wide[i]) for i in range(2))
+
+
+def test_a_network_that_computes_in_bfloat16_is_not_taken_for_one_that_mixes_pictures() -> None:
+    class Coarse(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(3, 32, 3), nn.Linear(32, 5)
+
+        def forward(self, h: Tensor) -> Tensor:
+            with torch.autocast("cpu", torch.bfloat16):
+                return self.fc(self.conv(h).relu().mean((2, 3))).float()
+
+    for seed in range(12):
+        torch.manual_seed(seed)
+        model = cutaway.VisionModel(Coarse().eval(), cutaway.Preprocess(), name="net")
+        boxes = torch.tensor([[i, i, i + 9, i + 7] for i in range(12)])
+        with model.guard():
+            assert list(windows.evaluate(model, torch.rand(1, 3, 32, 32), boxes, torch.zeros(3, 32, 32)))
+
+
+def test_the_known_one_of_two_stands_between_the_other_and_a_stranger() -> None:
+    pictures = torch.stack([torch.zeros(1, 1, 1), torch.ones(1, 1, 1) / 4])
+    for place in (0, 1):
+        three, first = accompanied(pictures, place)
+        assert torch.equal(three[1], pictures[place])
+        assert torch.equal(three[first : first + 2], pictures)

@@ -28,9 +28,13 @@ from cutaway.core.preprocess import Preprocess
 from cutaway.core.progress import Progress, finish
 from cutaway.core.tap import Tap
 from cutaway.data.folder import Pictures
-from cutaway.sweep.atlas import DONE, Atlas, build
+from cutaway.sweep.atlas import Atlas, build
+from cutaway.sweep.finish import DONE
 from cutaway.sweep.join import join
 from cutaway.sweep.ray_engine import on_ray
+from cutaway.sweep.reducers import REDUCERS
+from cutaway.sweep.seen import Seen
+from cutaway.sweep.sketch import Sketch, counts
 from cutaway.sweep.store import Folder
 
 COUNT, SIZE, BROKEN = 29, 18, 11
@@ -511,3 +515,63 @@ def test_a_full_disk_ends_in_words_and_goes_on_when_there_is_room(
     assert not [name for name in files(folder) if Path(name).name.startswith(".")]
     built(photos, folder)
     assert files(folder) == files(Path(str(whole.folder)))
+
+
+def test_an_atlas_is_not_joined_with_what_it_was_joined_from(photos: Path, tmp_path: Path) -> None:
+    for name, animal in (("one", "ant"), ("two", "bee")):
+        finish(build(network(), Pictures(photos / animal), tmp_path / name, k=3, shard=6, batch=3, threads=1))
+    join([tmp_path / "one", tmp_path / "two"], tmp_path / "both")
+    with pytest.raises(InputError, match="the same pictures"):
+        join([tmp_path / "both", tmp_path / "one"], tmp_path / "more")
+    labelled = built(photos, tmp_path / "labelled", k=3, embeddings=[])
+    with pytest.raises(InputError, match="one has labels"):
+        join([tmp_path / "one", str(labelled.folder)], tmp_path / "mixed")
+
+
+def test_tables_that_are_gone_are_written_again_and_what_is_broken_is_said(
+    whole: Atlas, photos: Path, tmp_path: Path
+) -> None:
+    want = files(Path(str(whole.folder)))
+    for gone in ("units.parquet", "features.safetensors", "state.safetensors"):
+        folder = tmp_path / gone
+        folder.mkdir()
+        for name, content in want.items():
+            if name != gone:
+                (folder / name).write_bytes(content)
+        built(photos, folder)
+        assert files(folder) == want
+    (folder / "features.safetensors").unlink()
+    with pytest.raises(InputError, match="missing or damaged"):
+        Atlas(folder).grey("stem")
+    for content in ("{}", "[1]", "null"):
+        (folder / "manifest.json").write_text(content)
+        with pytest.raises(InputError, match="damaged"):
+            Atlas(folder)
+
+
+def test_a_layer_may_have_any_name_and_pictures_one_size(photos: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(OrderedDict([("a/b", nn.Conv2d(3, 4, 3)), ("c", nn.ReLU())])).eval()
+    model = VisionModel(net, Preprocess(resize=SIZE, crop=SIZE), name="named")
+    atlas = finish(build(model, listed(photos), tmp_path / "named", k=3, threads=1))
+    assert atlas.layers == ("a/b",)
+    assert len(atlas.top("a/b", 1)) == 3
+    own = VisionModel(net, Preprocess(), name="unsized")
+    with pytest.raises(UsageError, match="own sizes"):
+        finish(build(own, listed(photos), tmp_path / "unsized", k=3))
+    assert not (tmp_path / "unsized").exists()
+
+
+def test_the_spread_of_a_unit_far_from_zero_is_kept() -> None:
+    maps = 1000 + 1e-3 * torch.randn(4, 3, 9, 8, generator=torch.Generator().manual_seed(0))
+    for laid in (maps, maps.contiguous(memory_format=torch.channels_last)):
+        moments = REDUCERS["moments"](3)  # type: ignore[call-arg]
+        moments.update(Seen(laid, torch.arange(4)))
+        want = maps.double().movedim(1, 0).flatten(1).std(1, correction=0)
+        np.testing.assert_allclose(moments.std(), want, rtol=1e-3)  # type: ignore[attr-defined]
+
+
+def test_a_decimal_share_is_that_share() -> None:
+    sketch = Sketch(counts(torch.arange(1.0, 11.0).view(-1, 1)))
+    value, bound = sketch.quantile(0.9)
+    assert abs(float(value) - 9) <= float(bound)

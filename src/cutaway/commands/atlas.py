@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -33,6 +34,7 @@ atlas = typer.Typer(
 )
 
 SWEEP = "How the sweep runs"
+_NUMBER = re.compile("[0-9]{1,6}")
 
 
 def build(
@@ -258,7 +260,7 @@ def _channels(units: str) -> list[int]:
     found: list[int] = []
     for part in units.split(","):
         first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
+        if not _NUMBER.fullmatch(first) or (dash and not _NUMBER.fullmatch(last)):
             raise UsageError(f"--units {units}", "numbers and ranges joined by commas", "--units 0-31,40")
         found += range(int(first), int(last if dash else first) + 1)
     return found
@@ -309,10 +311,9 @@ def _told(found: Atlas, as_json: bool) -> None:
         f"{found.folder}: {sum(units.values())} units of {len(units)} layers of {about['model']['name']}, "
         f"{len(found.names) - len(unread)} pictures ({len(unread)} could not be read)"
     )
-    never = {layer: count for layer, count in dead.items() if count}
+    never = ", ".join(f"{count} of {units[layer]} in {layer}" for layer, count in dead.items() if count)
     if never:
-        said = ", ".join(f"{count} of {units[layer]} in {layer}" for layer, count in never.items())
-        typer.echo(f"never above 0 on these pictures: {said}")
+        typer.echo(f"never above 0 on these pictures: {never}")
 
 
 for _command in (build, show, colours, merge):

@@ -76,7 +76,7 @@ def unit(
 ) -> None:
     """Draw a unit: its best patches, their projections, its distribution, its classes and its indexes."""
     layer, colon, number = name.rpartition(":")
-    if not colon or not number.isdigit():
+    if not colon or not (number.isascii() and number.isdecimal() and len(number) < 10):
         raise UsageError(f"unit {name!r}", "LAYER:CHANNEL", "features.10:41")
     if output is not None:
         check_outputs(output, None, endings=(".html", ".png", ".npz"))

@@ -64,7 +64,7 @@ class Alone:
         if off <= (1e-2 if fast else SAME * eps):
             return
         picture = self.picture(number)
-        if off <= (3e-2 if fast else CRUDE * eps) or off <= SAME * self._stirred(picture, alone, 8 * eps):
+        if off <= (3e-2 if fast else CRUDE * eps) or off <= self._usual(picture, alone, eps):
             self._sure = self._sure or self._among(picture) <= SAME * eps
             if self._sure:
                 return
@@ -85,6 +85,11 @@ class Alone:
         others = self._run(torch.cat([1 - picture, picture, picture / 2]))
         copies = self._run(picture.repeat(3, 1, 1, 1))
         return self._off(*({key: value[1:2] for key, value in found.items()} for found in (others, copies)))
+
+    def _usual(self, picture: Tensor, alone: Values, eps: float) -> float:
+        """How far rounding may move the answer, by what the picture's last digits do; coarser ones where those do nothing."""
+        moved = SAME * self._stirred(picture, alone, 8 * eps)
+        return moved or self._stirred(picture, alone, 2**-8)  # a network that computes in bfloat16
 
     def _stirred(self, picture: Tensor, alone: Values, share: float) -> float:
         """How far the answer moves with pixels larger by a share as small as rounding."""

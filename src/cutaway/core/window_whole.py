@@ -106,13 +106,13 @@ def plain(ask: Asked, left: Tensor, size: int, told: Report, by: Alone) -> Itera
 
 
 def accompanied(pictures: Tensor, place: int) -> tuple[Tensor, int]:
-    """Two pictures and a negative, the one at `place` in the middle or, where it is the first, in front.
+    """Two pictures and a negative, the one at `place` in the middle.
 
     With it comes the place of the first of the two. A network that looks at one picture of its batch, or at how they
     differ, sees another one than that at `place`.
     """
     stranger = 1 - pictures[:1]
-    return (torch.cat([stranger, pictures]), 1) if place else (torch.cat([pictures, stranger]), 0)
+    return (torch.cat([pictures, stranger]), 0) if place else (torch.cat([stranger, pictures]), 1)
 
 
 def _first_of(ways: list[tuple[bool, bool]], ask: Asked, pictures: Tensor) -> Values:

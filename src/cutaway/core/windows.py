@@ -103,6 +103,8 @@ def evaluate(
         if boxes.shape[1:] != x.shape[-2:]:
             raise UsageError(f"masks of shape {tuple(boxes.shape)}", f"(n, H, W) of {tuple(x.shape[-2:])}")
         masks, boxes = boxes, bounds(boxes)
+    if not boxes.is_floating_point():
+        boxes = boxes.long()  # small integers cannot hold the size of a picture
     check(x, boxes, fill, layers, output, batch)
     boxes, fill = boxes.to("cpu", torch.int64), fill.to(x)
     packed = memory.packed if memory is not None else Packed(_TYPES[precision])

@@ -22,21 +22,14 @@ from .build import (
     Job,
     begin,
     differences,
-    folded,
     local,
     manifest,
-    packed,
     unpacked,
 )
+from .finish import DONE, FEATURES, STATE, finished
 from .plan import STATISTICS, Plan, plan
-from .second import Second
 from .shards import Swept
-from .store import Folder
-from .tables import fields_of, pictures_table, statistics_table, units_table
-
-DONE = "atlas.json"
-STATE = "state.safetensors"
-FEATURES = "features.safetensors"
+from .store import SCHEMA, Folder
 
 
 @dataclass(frozen=True)
@@ -73,13 +66,26 @@ class Atlas:
                 f"cutaway atlas build photos/ --model squeezenet1_1 -o {self.folder}",
             )
         self.about: dict[str, Any] = self.folder.json(MANIFEST)
+        try:
+            version = self.about["schema_version"]
+            self.plan = Plan.from_dict(self.about["plan"])
+            complete = {"fingerprint", "sources", "classes"} <= {
+                *self.about["data"]
+            } and "model" in self.about
+        except (KeyError, TypeError, AttributeError):
+            version, complete = SCHEMA, False
+        if version != SCHEMA or not complete:
+            raise InputError(
+                f"{self.folder}/{MANIFEST} is damaged, or of version {version}",
+                f"version {SCHEMA}",
+                "another folder",
+            )
         if not self.folder.has(DONE):
             raise InputError(
                 f"the atlas in {self.folder} is not finished",
                 "a finished atlas",
                 "the command that began it, again",
             )
-        self.plan = Plan.from_dict(self.about["plan"])
 
     def __repr__(self) -> str:
         return f"<Atlas {self.folder}: {len(self.layers)} layers of {self.about['model']['name']}>"
@@ -170,7 +176,14 @@ class Atlas:
 
     def grey(self, layer: str) -> Tensor:
         """The activations of a layer's top lists without colour, (u, k); nan where there is none."""
-        return self.features[f"grey/{self.layer(layer)}"]
+        found = self.features.get(f"grey/{self.layer(layer)}")
+        if found is None:
+            raise InputError(
+                f"{self.folder}/{FEATURES} is missing or damaged",
+                "a finished atlas",
+                "the command that made it, again",
+            )
+        return found
 
     def neuron_features(self, layer: str) -> Tensor | None:
         """The weighted mean patch of every unit, (u, 3, h, w) uint8; None where it was not made.
@@ -242,6 +255,12 @@ def build(
     known: Sequence[str] = getattr(pictures, "classes", ())
     labels = pictures.labels
     count = 0 if labels is None or not len(labels) else max(int(labels.max()) + 1, len(known))
+    if model.preprocess.size is None:
+        raise UsageError(
+            "a preprocessing that leaves pictures at their own sizes",
+            "one size for all: a crop, or resize_mode warp",
+            '--preprocess FILE.json with {"resize": 256, "crop": 224}',
+        )
     planned = plan(
         model,
         len(pictures),
@@ -258,47 +277,12 @@ def build(
     job = Job(model, pictures, planned, Folder(folder), count, workers)
     about = manifest(job, labels_from=getattr(pictures, "labels_from", ""), classes=known)
     left = begin(job, about)
-    if not job.folder.has(DONE):
-        yield from engine(job, left)
-        yield from _finished(job, known, engine)
+    needed = [DONE, STATE, *(f"{name}.parquet" for name in ("units", "statistics", "pictures"))]
+    needed += [FEATURES] if "top" in planned.statistics else []
+    if not all(map(job.folder.has, needed)):
+        if not job.folder.has(STATE):
+            yield from engine(job, left)
+        yield from finished(job, known, engine, about["data"]["fingerprint"])
     for passing in ("shards", "second"):
         job.folder.remove(passing)
     return Atlas(job.folder)
-
-
-def _finished(job: Job, known: Sequence[str], engine: Engine) -> Steps[None]:
-    """Join the shards, look again at what top lists hold, write the tables, and last the file that ends it all."""
-    folder, fields = job.folder, fields_of(job.model, job.plan)
-    if folder.has(STATE):
-        whole = unpacked(folder.tensors(STATE), job.plan.layers)
-    else:
-        whole = folded(folder, job.plan, len(job.plan.shards(len(job.pictures))))
-        if "id" not in whole.rows:
-            first = whole.unread[0]
-            raise InputError(
-                f"none of {len(job.pictures)} pictures could be read; the first: {first.reason}", "pictures"
-            )
-        folder.write(STATE, packed(whole))
-    names, labels = list(job.pictures.names), job.pictures.labels
-    grey: dict[str, Tensor] = {}
-    if "top" in job.plan.statistics:
-        tops = {layer: whole.kept[layer]["top"] for layer in job.plan.layers}
-        second = Second(job.model, job.pictures, job.plan, folder, tops, fields, job.workers)
-        left = [n for n in range(len(second.parts)) if not folder.has(second.name(n))]
-        yield from engine(second, left)
-        found = second.joined()
-        folder.write(FEATURES, found)
-        grey = {layer: found[f"grey/{layer}"] for layer in tops}
-    folder.write("units.parquet", units_table(whole.kept, names, labels, fields, grey))
-    folder.write("statistics.parquet", statistics_table(whole.kept, job.plan.units))
-    folder.write("pictures.parquet", pictures_table(whole, names, job.model.classes, known))
-    folder.write(
-        DONE,
-        {
-            "pictures": len(names),
-            "unread": [list(one) for one in whole.unread],
-            "names": names,
-            "labels": [-1] * len(names) if labels is None else labels.tolist(),
-            "fields": {layer: [side.tolist() for side in field] for layer, field in fields.items()},
-        },
-    )

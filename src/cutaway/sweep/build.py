@@ -88,10 +88,10 @@ def packed(found: Swept) -> dict[str, Tensor]:
     """A shard as plain tensors; arrays of whole numbers that are mostly 0 as their places and values."""
     out = {f"rows/{name}": values.contiguous() for name, values in found.rows.items()}
     out["unread"] = _text([list(one) for one in found.unread])
-    for layer, reducers in found.kept.items():
+    for number, reducers in enumerate(found.kept.values()):  # a layer's name may hold anything
         for name, reducer in reducers.items():
             for part, values in reducer.state().items():
-                key = f"kept/{layer}/{name}/{part}"
+                key = f"kept/{number}/{name}/{part}"
                 places = values.flatten().nonzero()[:, 0] if values.dtype == torch.int64 else None
                 if places is not None and len(places) * 4 < values.numel():
                     out[f"{key}/shape"] = torch.tensor(values.shape)
@@ -110,8 +110,8 @@ def unpacked(held: dict[str, Tensor], layers: Sequence[str]) -> Swept:
     for key in held:
         if not key.startswith("kept/"):
             continue
-        _, layer, name, part, *sparse = key.split("/")
-        state = states.setdefault((layer, name), {})
+        _, number, name, part, *sparse = key.split("/")
+        state = states.setdefault((layers[int(number)], name), {})
         if not sparse:
             state[part] = held[key]
         elif sparse == ["shape"]:

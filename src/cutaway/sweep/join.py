@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ from torch import Tensor
 from cutaway.core.errors import InputError, UsageError
 from cutaway.data.batches import Unread
 
-from .atlas import DONE, FEATURES, STATE, Atlas
+from .atlas import Atlas
 from .build import MANIFEST, packed
+from .finish import DONE, FEATURES, STATE
 from .plan import Plan
 from .reducers import REDUCERS
 from .shards import Kept, Swept
@@ -37,11 +38,12 @@ def join(parts: Sequence[str | Path], folder: str | Path) -> Atlas:
         raise UsageError(f"{len(parts)} atlas to join", "two or more")
     atlases = sorted((Atlas(part) for part in parts), key=lambda a: str(a.about["data"]["fingerprint"]))
     first = atlases[0]
-    for one, next_ in pairwise(atlases):
-        if one.about["data"]["fingerprint"] == next_.about["data"]["fingerprint"]:
+    for one, next_ in combinations(atlases, 2):
+        if {*_parts(one)} & {*_parts(next_)}:
             raise InputError(
-                f"{one.folder} and {next_.folder} are of the same pictures", "atlases of different ones"
+                f"{one.folder} and {next_.folder} hold the same pictures", "atlases of different ones"
             )
+    for next_ in atlases[1:]:
         differ = _differences(first, next_)
         if differ:
             raise InputError(
@@ -106,7 +108,7 @@ def _grey(atlases: Sequence[Atlas], kept: Kept) -> dict[str, Tensor]:
 
 def _about(atlases: Sequence[Atlas], whole: Swept, count: int) -> dict[str, Any]:
     """The manifest of the joined atlas."""
-    prints = [str(a.about["data"]["fingerprint"]) for a in atlases]
+    prints = [p for a in atlases for p in _parts(a)]
     sources = [source for a in atlases for source in a.about["data"]["sources"]]
     first = atlases[0].about
     data = {
@@ -119,6 +121,11 @@ def _about(atlases: Sequence[Atlas], whole: Swept, count: int) -> dict[str, Any]
     return {**first, "data": data, "plan": {**first["plan"], **own}, "joined": prints}
 
 
+def _parts(atlas: Atlas) -> list[str]:
+    """The fingerprints of what an atlas was joined from, or its own."""
+    return [str(p) for p in atlas.about.get("joined", [atlas.about["data"]["fingerprint"]])]
+
+
 def _differences(one: Atlas, other: Atlas) -> list[str]:
     found = []
     a, b = one.about, other.about
@@ -126,7 +133,10 @@ def _differences(one: Atlas, other: Atlas) -> list[str]:
         found.append(f"the networks are {a['model']['name']} and {b['model']['name']}")
     if a["preprocess"] != b["preprocess"]:
         found.append("the preprocessing differs")
-    if a["data"]["classes"] != b["data"]["classes"]:
+    labelled = [any("classes" in kept for kept in atlas.swept.kept.values()) for atlas in (one, other)]
+    if labelled[0] != labelled[1]:
+        found.append("one has labels and the other has none")
+    elif a["data"]["classes"] != b["data"]["classes"]:
         found.append("their labels count in different classes")
     found += [f"{n} differs" for n, value in a["plan"].items() if n not in _OWN and b["plan"].get(n) != value]
     return found

@@ -99,7 +99,7 @@ def plan(
     kept = tuple(s for s in STATISTICS if s in statistics)
     chosen, same = _distinct(model, [_asked(model, n) for n in layers] or _usual(model))
     shape = model.layers.trace.shape
-    size = (shape[2], shape[3])
+    size = model.preprocess.size or (shape[2], shape[3])
     batch = batch or suggested_batch(torch.empty(1, 1, *size, device="meta")) * 2
     shard = shard or max(_LEAST, math.ceil(count / _SHARDS))
     units = {name: model.layers.find(name).units for name in chosen}

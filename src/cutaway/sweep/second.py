@@ -120,6 +120,7 @@ class Second:
             raise InputError(
                 f"{unread[0].name} could be read before and now cannot: {unread[0].reason}",
                 "the same pictures",
+                "put it back as it was, and run the same command again",
             )
         out = {f"grey/{layer}": values for layer, values in grey.items()}
         self.folder.write(self.name(part), out | {f"sum/{layer}": total for layer, total in sums.items()})

@@ -51,14 +51,16 @@ class Seen:
     @cached_property
     def peaks(self) -> Tensor:
         """The largest value of each map, (n, u). Raises `InputError` where one is not a number."""
-        peaks = self._across.amax(2).cpu()
-        if not bool(peaks.isfinite().all()):
-            n, u = (~peaks.isfinite()).nonzero()[0].tolist()
+        return self._finite(self._across.amax(2).cpu())
+
+    def _finite(self, values: Tensor) -> Tensor:
+        if not bool(values.isfinite().all()):
+            n, u = (~values.isfinite()).nonzero()[0].tolist()
             raise InputError(
-                f"channel {u} answers picture {int(self.ids[n])} with {float(peaks[n, u])}",
+                f"channel {u} answers picture {int(self.ids[n])} with {float(values[n, u])}",
                 "finite activations",
             )
-        return peaks
+        return values
 
     def located(self, pictures: Tensor, units: Tensor) -> tuple[Tensor, Tensor]:
         """Row and column, (m,) each, of the first place that holds the largest value of these maps.
@@ -89,20 +91,29 @@ class Seen:
 
     @cached_property
     def lows(self) -> Tensor:
-        """The smallest value of each map, (n, u)."""
-        return self._lines(self.maps, Tensor.amin).amin(2).cpu()
+        """The smallest value of each map, (n, u). Raises `InputError` where one is not a number."""
+        return self._finite(self._lines(self.maps, Tensor.amin).amin(2).cpu())
+
+    @cached_property
+    def _added(self) -> tuple[Tensor, Tensor]:
+        """The sums of each map and of its squares, in float64 piece by piece, so that they stay in the cache."""
+        few = max(1, _CHUNK // max(1, self.maps[:1].numel()))
+        sums, squares = list[Tensor](), list[Tensor]()
+        for maps in torch.split(self.maps, few):
+            wide = maps.double() if maps.device.type != "mps" else maps
+            sums.append(self._lines(wide, Tensor.sum).cpu().double().sum(2))
+            squares.append(self._lines(wide.square(), Tensor.sum).cpu().double().sum(2))
+        return torch.cat(sums), torch.cat(squares)
 
     @cached_property
     def sums(self) -> Tensor:
         """The sum of each map, (n, u), float64."""
-        return self._lines(self.maps, Tensor.sum).cpu().double().sum(2)
+        return self._added[0]
 
     @cached_property
     def squares(self) -> Tensor:
         """The sum of squares of each map, (n, u), float64."""
-        few = max(1, _CHUNK // max(1, self.maps[:1].numel()))
-        parts = [self._lines(maps.square(), Tensor.sum) for maps in torch.split(self.maps, few)]
-        return torch.cat(parts).cpu().double().sum(2)
+        return self._added[1]
 
     @cached_property
     def counts(self) -> Tensor:

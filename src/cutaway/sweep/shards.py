@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cutaway.core.errors import InputError, MethodRefusedError
+from cutaway.core.errors import InputError, MethodRefusedError, UsageError
 from cutaway.core.model import VisionModel
 from cutaway.core.progress import Progress, Steps
 from cutaway.core.tap import Tap
@@ -74,8 +74,11 @@ def sweep(
         def look(layer: str, maps: Tensor) -> None:
             maps = maps if maps.ndim == 4 else maps[:, :, None, None]
             seen = Seen(maps, batch.ids, batch.labels)  # noqa: B023
-            for reducer in kept.get(layer, {}).values():
-                reducer.update(seen)
+            try:
+                for reducer in kept.get(layer, {}).values():
+                    reducer.update(seen)
+            except (InputError, UsageError) as error:
+                raise InputError(f"layer {layer!r}: {error.found}", error.accepted, error.hint) from error
             if layer in plan.embeddings:
                 pooled[layer] = (seen.sums / seen.places).float()
 
@@ -122,7 +125,8 @@ def _channels_last(model: VisionModel, pixels: Tensor) -> bool:
 
     Raises `MethodRefusedError` where even plain pictures answer differently alone and in company.
     """
-    alone, pixels = model(pixels[:1]), pixels[:2]
+    # a lone picture stands beside its own mirror image
+    alone, pixels = model(pixels[:1]), torch.cat([pixels[:2], pixels[:1].flip(3)])
     for last in (True, False):
         try:
             laid = pixels.contiguous(memory_format=torch.channels_last) if last else pixels

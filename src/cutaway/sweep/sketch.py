@@ -247,5 +247,5 @@ class Sketch:
         """A share q of the values of each unit, rounded to whole values without the error of floating point."""
         if not 0 <= q <= 1:
             raise UsageError(f"q={q}", "a share from 0 to 1", "q=0.005")
-        ranks = {n: rounding(Fraction(q) * n) for n in set(self._counted().tolist())}
+        ranks = {n: rounding(Fraction(str(q)) * n) for n in set(self._counted().tolist())}
         return torch.tensor([ranks[n] for n in self.totals.tolist()])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -120,5 +121,5 @@ class Folder:
 
     def remove(self, under: str) -> None:
         """Delete a folder in this one, where there is one, with its files."""
-        if self._files.exists(f"{self._root}/{under}"):
+        with suppress(FileNotFoundError):  # another may have been faster
             self._files.rm(f"{self._root}/{under}", recursive=True)

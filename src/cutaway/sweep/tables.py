@@ -19,6 +19,7 @@ from .shards import Kept, Swept
 
 QUANTILES = (0.5, 0.9, 0.99, 0.995)
 """Shares whose quantiles stand in the table of units; any other is read from the sketch."""
+_WORDS = {"layer", "name", "unread", "label_name"}
 UNIT_COLUMNS = ("layer", "channel", "rank", "value", "picture", "row", "col", "grey")
 
 
@@ -171,6 +172,8 @@ def parquet(columns: Mapping[str, Any], kinds: Mapping[str, str]) -> bytes:
         raise missing("pyarrow", "atlas", "an atlas") from error
     arrays = {}
     for name, values in columns.items():
+        if name in _WORDS or isinstance(values, list):
+            continue
         kind = kinds.get(name, "")
         if kind.endswith("?"):
             known = ~np.isnan(values)
@@ -178,6 +181,13 @@ def parquet(columns: Mapping[str, Any], kinds: Mapping[str, str]) -> bytes:
             arrays[name] = pa.array(whole, mask=~known)
         else:
             arrays[name] = pa.array(values.astype(kind) if kind else values)
+    for name in _WORDS & columns.keys():
+        words = [None if w is None else str(w).encode("utf-8", "replace").decode() for w in columns[name]]
+        arrays[name] = pa.array(words, pa.string())
+    lists = {"predicted": pa.int64(), "probability": pa.float32(), "predicted_names": pa.string()}
+    for name in lists.keys() & columns.keys():
+        arrays[name] = pa.array(columns[name], pa.list_(lists[name]))
+    arrays = {name: arrays[name] for name in columns}
     buffer = io.BytesIO()
     pq.write_table(pa.table(arrays), buffer, compression="zstd")
     return buffer.getvalue()

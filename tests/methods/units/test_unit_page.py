@@ -11,16 +11,18 @@ import pytest
 import torch
 from PIL import Image
 
+import cutaway
 from cutaway.core.errors import InputError, UnknownNameError, UsageError
 from cutaway.core.progress import finish
 from cutaway.core.result import Curves, Patches, Table, load_result
 from cutaway.core.tap import Tap
+from cutaway.data.folder import Pictures
 from cutaway.methods.units.layer_sheet import layer_sheet
 from cutaway.methods.units.projected import projections
 from cutaway.methods.units.selectivity import class_selectivity, colour_selectivity
 from cutaway.methods.units.unit_numbers import indexes
 from cutaway.methods.units.unit_page import unit_page
-from cutaway.sweep.atlas import Atlas
+from cutaway.sweep.atlas import Atlas, build
 from tests.sweep.test_atlas import built, network, paint
 
 
@@ -178,3 +180,16 @@ def test_the_concept_of_a_dissected_unit_is_on_its_page(atlas: Atlas, photos: Pa
     other = replace(table, provenance=replace(page[0].provenance, fingerprint="0"))
     with pytest.raises(InputError, match="another network"):
         unit_page(network(), atlas, "block", 3, k=2, dissection=other)
+
+
+def test_a_network_that_sees_grey_and_one_in_bfloat16_have_pages(photos: Path, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    net = torch.nn.Sequential(torch.nn.Conv2d(1, 3, 3), torch.nn.ReLU(), torch.nn.Flatten()).eval()
+    grey = cutaway.VisionModel(net, cutaway.Preprocess(resize=18, crop=18, channels="L"), name="grey")
+    half = network()
+    half.network.to(torch.bfloat16)
+    for model, layer in ((grey, "0"), (half, "stem")):
+        atlas = finish(build(model, Pictures(photos), tmp_path / model.name, k=3, threads=1))
+        page = unit_page(model, atlas, layer, 1)
+        assert page[0].panels["pictures"].values.shape[1] == 3
+        page[0].save(tmp_path / f"{model.name}.png")

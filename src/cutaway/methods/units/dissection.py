@@ -74,6 +74,7 @@ def dissect(
         raise UsageError("no layer to dissect", "at least one", repr(model.layers.suggest()[0]))
     if rotate is not None and not 0 <= rotate < 1 << 63:
         raise UsageError(f"rotate={rotate}", "a seed from 0", "rotate=0")
+    frame = _frame(model, pictures)
     planned = plan(model, len(pictures), layers=layers, k=1, statistics=("sketch",), batch=batch)
     _with_maps(model, planned.layers)
     start = time.perf_counter()
@@ -98,6 +99,12 @@ def dissect(
     seen = annotated = 0
     for some, maps in source.maps(planned.layers, unread):
         height, width = some.pixels.shape[2:]
+        if frame is not None and (height, width) != frame:
+            raise InputError(
+                f"pictures of {frame[0]}x{frame[1]} and of {height}x{width} pixels as the network sees them",
+                "one size for all",
+                'a preprocessing with one: {"resize": 256, "crop": 224}',
+            )
         notes = [_annotation(labels, n, model, size) for n, size in _sized(some)]
         for one in notes:
             if one.masks.shape[1:] != (height, width):
@@ -135,6 +142,17 @@ def _sized(batch: Batch) -> list[tuple[int, tuple[int, int]]]:
 
 def _annotation(labels: PixelLabels, number: int, model: VisionModel, size: tuple[int, int]) -> Annotation:
     return labels.annotation(number, model.preprocess, size)
+
+
+def _frame(model: VisionModel, pictures: PictureSource) -> tuple[int, int] | None:
+    """The size at which layers are looked up: that of the pictures, where the preprocessing has none."""
+    for number in range(len(pictures)):
+        try:
+            pixels = model.pixels(pictures.photo(number))
+        except InputError:
+            continue
+        return int(pixels.shape[2]), int(pixels.shape[3])
+    return None
 
 
 def _with_maps(model: VisionModel, layers: Sequence[str]) -> None:

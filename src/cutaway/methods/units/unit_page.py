@@ -90,7 +90,8 @@ def unit_page(
         except CutawayError as error:
             notes.append(f"no {projection} projection: {error.found}")
     said = {i: _words(atlas, top, i) for i in range(k)}
-    seen = torch.stack([outlined(p.cpu(), box) for p, box in zip(pixels, boxes, strict=True)])
+    shown = pixels.float().cpu().expand(-1, 3, -1, -1)
+    seen = torch.stack([outlined(p, box) for p, box in zip(shown, boxes, strict=True)])
     panels["pictures"] = Panel(
         "whole pictures, the field outlined",
         seen.numpy(),
@@ -127,7 +128,7 @@ def unit_page(
     if dissection is not None:
         evidence |= concept_of(atlas, layer, channel, dissection)
     patches = Patches(
-        values=crops(pixels.cpu(), boxes).float().numpy(),
+        values=crops(shown, boxes).numpy(),
         scores=values.numpy(),
         sources=list(top.names[:k]),
         boxes=np.array(boxes),
@@ -199,7 +200,12 @@ def _projected(
 ) -> Panel:
     found = projections(model, layer, channel, pixels, rows, cols, rule)
     how = "guided backprop" if rule == "guided" else rule
-    return Panel(f"the same patches by {how}", found.tiles.float().cpu().numpy(), "tiles", each=True)
+    return Panel(
+        f"the same patches by {how}",
+        found.tiles.float().cpu().expand(-1, 3, -1, -1).numpy(),
+        "tiles",
+        each=True,
+    )
 
 
 def _masked(model: VisionModel, atlas: Atlas, layer: str, channel: int, pixels: Tensor) -> Panel:
