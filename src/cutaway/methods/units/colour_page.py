@@ -12,14 +12,14 @@ from torch import Tensor
 
 from cutaway.core.errors import InputError, MethodRefusedError
 from cutaway.core.model import VisionModel
-from cutaway.core.result import Curves, Provenance, Result, Table
-from cutaway.core.run import versions
+from cutaway.core.result import Curves, Result, Table
 from cutaway.sweep.atlas import Atlas
 
 from .colour_study import LayerColour, Palette, overlap, study
 from .colour_words import parallel
 from .opponent import BINS
 from .selectivity import colour_selectivity
+from .unit_numbers import made_by
 
 SAMPLE = 200
 """Pictures that the data set's hues are measured on, evenly spaced over it."""
@@ -57,18 +57,7 @@ def colour_page(
             + ([axis[0].angle, axis[0].share] if axis else [np.nan, np.nan])
             + [overlap(layer.palette.hues, pictures.hues)]
         )
-    provenance = Provenance(
-        model=model.name,
-        fingerprint=model.fingerprint,
-        preprocess=model.preprocess.to_dict(),
-        image=f"{len(atlas.names)} pictures",
-        seed=0,
-        device=str(model.device),
-        precision=str(model.dtype).removeprefix("torch."),
-        seconds=time.perf_counter() - start,
-        versions=versions(),
-        again=again,
-    )
+    provenance = made_by(model, atlas, time.perf_counter() - start, again)
     names = tuple(layer.name for layer in found)
     table = Table(
         values=np.array(rows, float),

@@ -17,11 +17,11 @@ from cutaway.core.errors import MethodRefusedError, UsageError
 from cutaway.core.geometry import Box
 from cutaway.core.model import VisionModel
 from cutaway.core.progress import Progress, Steps
-from cutaway.core.result import Patches, Provenance
-from cutaway.core.run import versions
+from cutaway.core.result import Patches
 from cutaway.sweep.atlas import Atlas
 
 from .fields import crops, fields
+from .unit_numbers import made_by
 from .unit_page import pixels_of
 
 Shown = Literal["patches", "features"]
@@ -92,18 +92,7 @@ def layer_sheet(
         options={"what": what, "k": k},
         evidence={"units": count, "dead": len(dead)},
         notes=tuple(notes),
-        provenance=Provenance(
-            model=model.name,
-            fingerprint=model.fingerprint,
-            preprocess=model.preprocess.to_dict(),
-            image=f"{len(atlas.names)} pictures",
-            seed=0,
-            device=str(model.device),
-            precision=str(model.dtype).removeprefix("torch."),
-            seconds=time.perf_counter() - start,
-            versions=versions(),
-            again=again,
-        ),
+        provenance=made_by(model, atlas, time.perf_counter() - start, again),
     )
 
 

@@ -5,11 +5,29 @@ from __future__ import annotations
 from typing import Any
 
 from cutaway.core.errors import InputError
-from cutaway.core.result import Result, Table
+from cutaway.core.model import VisionModel
+from cutaway.core.result import Provenance, Result, Table
+from cutaway.core.run import versions
 from cutaway.sweep.atlas import Atlas
 
 from .opponent import axis_name, opponent_axes
 from .selectivity import class_selectivity, colour_selectivity, population_code
+
+
+def made_by(model: VisionModel, atlas: Atlas, seconds: float, again: str) -> Provenance:
+    """Where a result that an atlas gave comes from."""
+    return Provenance(
+        model=model.name,
+        fingerprint=model.fingerprint,
+        preprocess=model.preprocess.to_dict(),
+        image=f"{len(atlas.names)} pictures",
+        seed=0,
+        device=str(model.device),
+        precision=str(model.dtype).removeprefix("torch."),
+        seconds=seconds,
+        versions=versions(),
+        again=again,
+    )
 
 
 def concept_of(atlas: Atlas, layer: str, channel: int, dissection: Result) -> dict[str, Any]:

@@ -15,8 +15,7 @@ from torch import Tensor
 from cutaway.core.errors import CutawayError, InputError, MethodRefusedError, UsageError
 from cutaway.core.geometry import Box
 from cutaway.core.model import VisionModel
-from cutaway.core.result import Curves, Panel, Patches, Provenance, Result, Table
-from cutaway.core.run import versions
+from cutaway.core.result import Curves, Panel, Patches, Result, Table
 from cutaway.core.tap import Tap
 from cutaway.core.window_order import suggested_batch
 from cutaway.sweep.atlas import Atlas, Top
@@ -26,7 +25,7 @@ from .fields import crops, fields
 from .outline import outlined
 from .projected import RULES, Projecting, projections
 from .selectivity import class_selectivity
-from .unit_numbers import concept_of, indexes
+from .unit_numbers import concept_of, indexes, made_by
 
 Projection = Literal["deconvnet", "guided", "backprop", "none"]
 _BINS = 48
@@ -112,18 +111,7 @@ def unit_page(
         "layer": name,
         "options": {"k": k, "projection": projection},
     }
-    made["provenance"] = Provenance(
-        model=model.name,
-        fingerprint=model.fingerprint,
-        preprocess=model.preprocess.to_dict(),
-        image=f"{len(atlas.names)} pictures",
-        seed=0,
-        device=str(model.device),
-        precision=str(model.dtype).removeprefix("torch."),
-        seconds=time.perf_counter() - start,
-        versions=versions(),
-        again=again,
-    )
+    made["provenance"] = made_by(model, atlas, time.perf_counter() - start, again)
     evidence, more = indexes(atlas, layer, channel)
     if dissection is not None:
         evidence |= concept_of(atlas, layer, channel, dissection)
