@@ -575,3 +575,35 @@ def test_a_decimal_share_is_that_share() -> None:
     sketch = Sketch(counts(torch.arange(1.0, 11.0).view(-1, 1)))
     value, bound = sketch.quantile(0.9)
     assert abs(float(value) - 9) <= float(bound)
+
+
+def test_pictures_that_change_while_the_atlas_is_built_end_it(photos: Path, tmp_path: Path) -> None:
+    class Changing(Pictures):
+        asked = 0
+
+        def fingerprint(self, *args: Any, **more: Any) -> str:
+            self.asked += 1
+            return f"{self.asked}"
+
+    pictures = Changing(photos, labels="folder", classes=("ant", "bee", "cow"))
+    with pytest.raises(InputError, match="have changed while"):
+        finish(build(network(), pictures, tmp_path / "changing", k=3, shard=6, batch=3, threads=1))
+    assert not (tmp_path / "changing" / DONE).exists()
+
+
+def test_a_lone_picture_in_the_first_batch_does_not_hide_that_pictures_mix(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    (tmp_path / "photos").mkdir()
+    for i in range(9):
+        place = tmp_path / "photos" / f"{i}.png"
+        cells = np.random.default_rng(i).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+        Image.fromarray(cells).save(place) if i > 1 else place.write_bytes(b"")
+    norm = nn.BatchNorm2d(4, track_running_stats=False)
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3), norm, nn.ReLU(), nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(4, 2)
+    )
+    model = VisionModel(net.eval(), Preprocess(resize=SIZE, crop=SIZE), name="mixing")
+    with pytest.raises(MethodRefusedError, match="other pictures of the batch"):
+        finish(
+            build(model, Pictures(tmp_path / "photos"), tmp_path / "out", k=2, shard=9, batch=3, threads=1)
+        )
