@@ -92,7 +92,7 @@ def test_counts_of_any_layout_are_those_of_each_unit(shape: tuple[int, ...], kin
 @settings(max_examples=400, deadline=None)
 def test_a_quantile_is_within_its_bound_of_the_sorted_value(values: list[float], q: float) -> None:
     true = np.sort(np.array(values, dtype=np.float32))[
-        max(1, math.ceil(Fraction(q) * len(values))) - 1
+        max(1, math.ceil(Fraction(str(q)) * len(values))) - 1
     ].item()
     value, bound = (t.item() for t in sketch(values).quantile(q))
     assert abs(true - value) <= bound or (math.isinf(bound) and abs(value) == 2.0**HIGH)
@@ -128,7 +128,7 @@ def test_shares_above_edges_are_exact(values: list[float], q: float) -> None:
     value, share, edge = held.threshold(q)
     assert (value.item(), share.item()) == (limits[edge.item()], above[edge.item()] / len(values))
     assert held.tail(edge).item() == held.tail(int(edge)).item() == share.item()
-    allowed = Fraction(q) * len(values)
+    allowed = Fraction(str(q)) * len(values)
     assert above[edge.item()] <= allowed
     assert edge.item() == 0 or above[edge.item() - 1] > allowed
 
