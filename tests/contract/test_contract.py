@@ -190,7 +190,7 @@ def test_between_two_steps_everything_is_the_callers(method: str) -> None:
     assert count >= 1
 
 
-@pytest.mark.parametrize("method", [m for m in sorted(METHODS) if TARGET in METHODS[m].needs])
+@pytest.mark.parametrize("method", [m for m in sorted(METHODS) if {IMAGE, TARGET} <= set(METHODS[m].needs)])
 def test_without_a_target_the_predicted_class_of_each_picture_is_explained(method: str) -> None:
     model = model_of(build("residual"))
     x = pictures(2)

@@ -50,6 +50,7 @@ FamilyTag = Literal[
     "by-design",
     "theory",
 ]
+Command = Literal["explain", "dream", "invert", "attack"]
 Law = Literal["completeness", "conservation", "linearity", "symmetry", "class sensitive", "weights sensitive"]
 
 
@@ -121,6 +122,8 @@ class Method:
     laws: frozenset[Law]
     random: bool
     single_pass: bool
+    command: Command
+    leads: bool
     parameters: Mapping[str, Parameter]
 
     @property
@@ -156,6 +159,7 @@ class Method:
             "caveat": self.caveat,
             "laws": sorted(self.laws),
             "random": self.random,
+            "command": self.command,
             "parameters": {
                 p.name: {
                     "type": p.type,
@@ -190,6 +194,8 @@ def method(
     laws: set[Law] | None = None,
     random: bool = False,
     single_pass: bool = False,
+    command: Command = "explain",
+    leads: bool = False,
 ) -> Callable[[F], F]:
     """Register a function as a method.
 
@@ -198,7 +204,8 @@ def method(
     line of help. It returns `Raw`, or is a generator that yields `Progress` and returns `Raw`. `passes` names the
     operator families through which its backward rules let the plain gradient pass, stated in the notes;
     `laws` the properties it promises on every network; `random` that it draws random numbers; `single_pass` that its
-    first evaluation is of the clean picture, so that the predicted class needs no pass of its own.
+    first evaluation is of the clean picture, so that the predicted class needs no pass of its own; `command` the
+    word of the command line that offers it, and `leads` that this word alone means it.
     """
 
     def register(function: F) -> F:
@@ -233,6 +240,8 @@ def method(
             frozenset(laws or ()),
             random,
             single_pass,
+            command,
+            leads,
             parameters,
         )
         return function

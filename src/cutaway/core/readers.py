@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from .errors import UnknownNameError, UsageError, unknown
+from .errors import UnknownNameError, UsageError
+from .lookup import channel_in_range, class_index
 
 if TYPE_CHECKING:
     from .model import VisionModel
@@ -29,6 +30,15 @@ class Reader(ABC):
         """The same reader for one picture of the batch, to be read on any number of its variants."""
         return self
 
+    @property
+    def count(self) -> int | None:
+        """How many pictures it has something of its own for; None where it asks the same of any number."""
+        return None
+
+    def rows(self, start: int, stop: int) -> Reader:
+        """The same reader for the pictures from `start` up to `stop` of the batch."""
+        return self
+
     @abstractmethod
     def read(self, values: Tensor) -> Tensor:
         """(N, ...) to (N,)."""
@@ -42,23 +52,29 @@ class Reader(ABC):
 class _Class(Reader):
     layer = None
     index: int | str | Tensor
-    name: str = ""
+    names: Mapping[int, str] = field(default_factory=dict)
 
     def resolve(self, model: VisionModel) -> Reader:
-        if isinstance(self.index, str):
-            k = class_index(self.index, model.classes)
-        elif isinstance(self.index, Tensor):
-            return self
-        else:
-            k = self.index
-        if model.classes and not 0 <= k < len(model.classes):
-            raise UnknownNameError(
-                f"class {k} is out of range", f"0 to {len(model.classes) - 1}", f"{len(model.classes) - 1}"
-            )
-        return replace(self, index=k, name=model.classes[k] if model.classes else "")
+        index = class_index(self.index, model.classes) if isinstance(self.index, str) else self.index
+        numbers = index.tolist() if isinstance(index, Tensor) else [index]
+        for k in numbers if model.classes else ():
+            if not 0 <= k < len(model.classes):
+                raise UnknownNameError(
+                    f"class {k} is out of range",
+                    f"0 to {len(model.classes) - 1}",
+                    f"{len(model.classes) - 1}",
+                )
+        return replace(self, index=index, names={k: model.classes[k] for k in numbers if model.classes})
 
     def alone(self, sample: int) -> Reader:
         return replace(self, index=int(self.index[sample])) if isinstance(self.index, Tensor) else self
+
+    @property
+    def count(self) -> int | None:
+        return len(self.index) if isinstance(self.index, Tensor) else None
+
+    def rows(self, start: int, stop: int) -> Reader:
+        return replace(self, index=self.index[start:stop]) if isinstance(self.index, Tensor) else self
 
     def pick(self, values: Tensor) -> Tensor:
         index = self.index
@@ -82,9 +98,9 @@ class _Class(Reader):
         return scores[:, index]
 
     def text(self, sample: int = 0) -> str:
-        if isinstance(self.index, Tensor):
-            return str(int(self.index[min(sample, len(self.index) - 1)]))
-        return f"{self.index} {self.name!r}" if self.name else str(self.index)
+        index = self.index
+        k = int(index[min(sample, len(index) - 1)]) if isinstance(index, Tensor) else index
+        return f"{k} {self.names[k]!r}" if isinstance(k, int) and k in self.names else str(k)
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +142,7 @@ class Predicted(Reader):
                 "the predicted class was not decided yet", "a target that was settled on the pictures"
             )
         index = int(self.found[0][sample])
-        return Logit(index, self.names[index] if self.names else "")
+        return Logit(index, {index: self.names[index]} if self.names else {})
 
     def read(self, values: Tensor) -> Tensor:
         scores = values.flatten(2).sum(2) if values.ndim > 2 else values
@@ -143,17 +159,47 @@ class Predicted(Reader):
 
 
 @dataclass(frozen=True, eq=False)
-class Unit(Reader):
-    """A hidden neuron at one position, after the nonlinearity that directly follows its layer."""
-
+class _Hidden(Reader):
     layer: str
-    channel: int
-    row: int
-    col: int
+    channel: int | Tensor
 
     def resolve(self, model: VisionModel) -> Reader:
-        _channel_in_range(model, self.layer, self.channel)
+        channels = self.channel.tolist() if isinstance(self.channel, Tensor) else [self.channel]
+        for channel in channels:
+            channel_in_range(model, self.layer, channel)
         return self
+
+    def alone(self, sample: int) -> Reader:
+        return replace(self, channel=int(self.channel[sample])) if isinstance(self.channel, Tensor) else self
+
+    @property
+    def count(self) -> int | None:
+        return len(self.channel) if isinstance(self.channel, Tensor) else None
+
+    def rows(self, start: int, stop: int) -> Reader:
+        return replace(self, channel=self.channel[start:stop]) if isinstance(self.channel, Tensor) else self
+
+    def pick(self, values: Tensor) -> Tensor:
+        """(N, C, ...) to (N, ...)."""
+        if not isinstance(self.channel, Tensor):
+            return values[:, self.channel]
+        if self.channel.shape != (len(values),):
+            raise UsageError(
+                f"{tuple(self.channel.shape)} channels for {len(values)} pictures", "one channel per picture"
+            )
+        return values[torch.arange(len(values)), self.channel.to(values.device)]
+
+    def number(self, sample: int) -> int:
+        channel = self.channel
+        return int(channel[min(sample, len(channel) - 1)]) if isinstance(channel, Tensor) else channel
+
+
+@dataclass(frozen=True, eq=False)
+class Unit(_Hidden):
+    """A hidden neuron at one position, after the nonlinearity that directly follows its layer."""
+
+    row: int
+    col: int
 
     def read(self, values: Tensor) -> Tensor:
         if values.ndim != 4:
@@ -166,28 +212,22 @@ class Unit(Reader):
                 f"position {self.row},{self.col} is outside the {h}x{w} map of {self.layer!r}",
                 f"rows 0 to {h - 1}, columns 0 to {w - 1}",
             )
-        return values[:, self.channel, self.row, self.col]
+        return self.pick(values)[:, self.row, self.col]
 
     def label(self, sample: int = 0) -> str:
-        return f"{self.layer}:{self.channel}:{self.row},{self.col}"
+        return f"{self.layer}:{self.number(sample)}:{self.row},{self.col}"
 
 
 @dataclass(frozen=True, eq=False)
-class Channel(Reader):
+class Channel(_Hidden):
     """A whole channel: the mean of its map, after the nonlinearity that directly follows the layer."""
 
-    layer: str
-    channel: int
-
-    def resolve(self, model: VisionModel) -> Reader:
-        _channel_in_range(model, self.layer, self.channel)
-        return self
-
     def read(self, values: Tensor) -> Tensor:
-        return values[:, self.channel].flatten(1).mean(1) if values.ndim > 2 else values[:, self.channel]
+        own = self.pick(values)
+        return own.flatten(1).mean(1) if own.ndim > 1 else own
 
     def label(self, sample: int = 0) -> str:
-        return f"{self.layer}:{self.channel}"
+        return f"{self.layer}:{self.number(sample)}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -250,45 +290,3 @@ class Custom(Reader):
 
     def label(self, sample: int = 0) -> str:
         return getattr(self.function, "__name__", "function")
-
-
-def class_index(name: str, classes: Sequence[str]) -> int:
-    """The number of a class by its name, ignoring case; raises with the nearest or the several that fit.
-
-    >>> class_index("tabby", ["tabby, tabby cat", "tiger cat"])
-    0
-    """
-    if not classes:
-        raise UnknownNameError(
-            f"class {name!r}: the model has no class names", "a class number", "--classes FILE"
-        )
-    wanted = _fold(name)
-    hits = [i for i, c in enumerate(classes) if _fold(c) == wanted]
-    hits = hits or [i for i, c in enumerate(classes) if wanted in map(_fold, c.split(","))]
-    if len(hits) == 1:
-        return hits[0]
-    if hits:
-        raise UnknownNameError(
-            f"class name {name!r} is ambiguous",
-            " or ".join(f"{i} ({classes[i]!r})" for i in hits),
-            f"{hits[0]}",
-        )
-    parts = {p.strip(): i for i, c in enumerate(classes) for p in [c, *c.split(",")]}
-    containing = [p for p in parts if wanted in _fold(p)]
-    if len(containing) > 1 and len(containing) <= 8:
-        raise UnknownNameError(
-            f"no class named {name!r}", "containing it: " + ", ".join(containing), repr(containing[0])
-        )
-    raise unknown("class", name, parts)
-
-
-def _fold(name: str) -> str:
-    return name.replace("_", " ").strip().casefold()
-
-
-def _channel_in_range(model: VisionModel, layer: str, index: int) -> None:
-    width = model.layers.find(layer).units
-    if not 0 <= index < width:
-        raise UnknownNameError(
-            f"channel {index} of {layer!r} is out of range", f"0 to {width - 1}", f"{layer}:{width - 1}"
-        )

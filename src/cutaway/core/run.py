@@ -15,12 +15,15 @@ from torch import Tensor
 
 from .errors import UsageError
 from .image import Photo, read
-from .method import IMAGE, TARGET, Method, Raw, RawPanel
+from .method import DATA, GENERATOR, IMAGE, TARGET, Method, Need, Raw, RawPanel
 from .model import VisionModel
-from .progress import Progress, Steps
+from .progress import Enough, Progress, Steps
 from .readers import Predicted
 from .result import Attribution, Panel, Provenance, Result
 from .target import Target, as_target, score
+
+FURTHER = {DATA: "a set of pictures", GENERATOR: "a generator of pictures"}
+"""What a method may need beside a picture and a target, in words."""
 
 
 def explain(
@@ -30,21 +33,30 @@ def explain(
     target: Any = None,
     options: Mapping[str, Any] | None = None,
     *,
+    given: Mapping[Need, Any] | None = None,
     seed: int = 0,
 ) -> Steps[list[Result]]:
     """Run `method`; yields `Progress` and returns one result per picture of the batch.
 
     `image` is anything `image.read` takes (a tensor of N pictures gives N results). A method that looks at the
-    network alone takes none; a picture given to it only sets the size. Everything about the model is put back on
-    every way out. Raises the errors of `errors.py`.
+    network alone takes none; a picture given to it only sets the size. `given` holds what else the method needs, such
+    as `DATA`. Work that is told `Enough` at a step ends with what it has, where it can. Everything about the model is
+    put back on every way out. Raises the errors of `errors.py`.
     """
     chosen = method.options(options or {})
     photo, x = _picture(model, method, image)
+    further = _further(method, given or {})
+    if target is None and TARGET in method.needs and x is None:
+        raise UsageError(
+            f"{method.name} without a target",
+            "a class, or a unit such as layer3:41",
+            "target=243, --target 243",
+        )
     goal = as_target(target).resolve(model)
     start = time.perf_counter()
     if not inspect.isgeneratorfunction(method.function):
         yield Progress(0, 1, note=method.title)
-    raw = yield from _apart(model, _work(model, method, x, goal, chosen), seed)
+    raw = yield from _apart(model, _work(model, method, x, goal, further, chosen), seed)
     seconds = time.perf_counter() - start
     provenance = Provenance(
         model=model.name,
@@ -77,8 +89,26 @@ def _picture(model: VisionModel, method: Method, image: Any) -> tuple[Photo | No
     return photo, x
 
 
+def _further(method: Method, given: Mapping[Need, Any]) -> list[Any]:
+    """What the method needs beside picture and target, in the order it takes them; raises where something lacks."""
+    wanted = [need for need in method.needs if need in FURTHER]
+    for need in wanted:
+        if given.get(need) is None:
+            raise UsageError(
+                f"{method.name} without {FURTHER[need]}",
+                FURTHER[need],
+                f"given={{{need.name}: ...}}, --{need.value}",
+            )
+    return [given[need] for need in wanted]
+
+
 def _work(
-    model: VisionModel, method: Method, x: Tensor | None, goal: Target, options: Mapping[str, Any]
+    model: VisionModel,
+    method: Method,
+    x: Tensor | None,
+    goal: Target,
+    further: list[Any],
+    options: Mapping[str, Any],
 ) -> Steps[Raw]:
     """The method itself, from its first step to finite raw values."""
     arguments: list[Any] = [model]
@@ -86,6 +116,7 @@ def _work(
         arguments.append(x)
     if TARGET in method.needs:
         arguments.append(goal if method.single_pass or x is None else settle(model, x, goal))
+    arguments += further
     raw: Raw
     if inspect.isgeneratorfunction(method.function):
         raw = yield from method.function(*arguments, **options)
@@ -99,6 +130,7 @@ def _apart(model: VisionModel, work: Steps[Raw], seed: int) -> Steps[Raw]:
     """Advance the work with the model guarded and random numbers of its own; between steps all is the caller's."""
     cuda = model.random_devices
     kept: tuple[Tensor, list[Tensor]] | None = None
+    wish: Enough | None = None
     while True:
         with ExitStack() as stack:
             for context in (
@@ -121,12 +153,16 @@ def _apart(model: VisionModel, work: Steps[Raw], seed: int) -> Steps[Raw]:
                 for device, state in zip(cuda, kept[1], strict=True):
                     torch.cuda.set_rng_state(state, device)
             try:
-                step = next(work)
+                step = next(work) if wish is None else work.throw(wish)
             except StopIteration as end:
                 raw: Raw = end.value
                 return raw
             kept = torch.get_rng_state(), [torch.cuda.get_rng_state(device) for device in cuda]
-        yield step
+        try:
+            wish = None
+            yield step
+        except Enough as enough:
+            wish = enough
 
 
 def settle(model: VisionModel, x: Tensor, target: Target) -> Target:

@@ -73,6 +73,19 @@ class Target:
         return Target(tuple((weight, reader.alone(sample)) for weight, reader in self.terms))
 
     @property
+    def count(self) -> int | None:
+        """How many pictures it asks something of their own; None where it asks the same of any number.
+
+        >>> channel("layer3", torch.tensor([4, 7, 9])).count, logit(3).count
+        (3, None)
+        """
+        return next((c for c in (r.count for _, r in self.terms) if c is not None), None)
+
+    def rows(self, start: int, stop: int) -> Target:
+        """The target of the pictures from `start` up to `stop` of the batch."""
+        return Target(tuple((weight, reader.rows(start, stop)) for weight, reader in self.terms))
+
+    @property
     def class_number(self) -> int | None:
         """The class it is about, when it is one logit or probability; else None."""
         reader = self.terms[0][1] if len(self.terms) == 1 else None
@@ -117,13 +130,13 @@ def predicted() -> Target:
     return _target(Predicted())
 
 
-def unit(layer: str, channel: int, row: int, col: int) -> Target:
-    """One hidden neuron."""
+def unit(layer: str, channel: int | Tensor, row: int, col: int) -> Target:
+    """One hidden neuron; with one channel number per picture, one neuron of each."""
     return _target(Unit(layer, channel, row, col))
 
 
-def channel(layer: str, index: int) -> Target:
-    """The mean of one channel's map."""
+def channel(layer: str, index: int | Tensor) -> Target:
+    """The mean of one channel's map; with one number per picture, of a channel of each."""
     return _target(Channel(layer, index))
 
 

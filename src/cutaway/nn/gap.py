@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from cutaway.core.errors import InputError, UsageError
+from cutaway.core.lookup import class_index
 from cutaway.core.model import VisionModel
-from cutaway.core.readers import class_index
 from cutaway.core.tap import Tap
 
 

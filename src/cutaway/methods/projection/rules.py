@@ -148,17 +148,16 @@ def reach(mode: backward_rules, tensors: Sequence[Tensor], label: str, name: str
 def _start(activation: Tensor, reader: Channel | Unit, start: Start, keep: Keep) -> Tensor:
     """The signal at the layer: zero but for the unit or map that is asked about."""
     mask = torch.zeros_like(activation)
+    each = torch.arange(len(activation), device=activation.device)
+    channel = torch.as_tensor(reader.channel, device=activation.device).expand(len(activation))
     if isinstance(reader, Unit):
-        mask[:, reader.channel, reader.row, reader.col] = 1
+        mask[each, channel, reader.row, reader.col] = 1
     elif keep == "maximum" and activation.ndim == 4:
-        one = activation[:, reader.channel].flatten(1)
-        mask[:, reader.channel] = (
-            torch.nn.functional.one_hot(one.argmax(1), one.shape[1])
-            .to(mask)
-            .view_as(activation[:, reader.channel])
-        )
+        one = activation[each, channel].flatten(1)
+        peak = torch.nn.functional.one_hot(one.argmax(1), one.shape[1])
+        mask[each, channel] = peak.to(mask).view_as(mask[:, 0])
     else:
-        mask[:, reader.channel] = 1
+        mask[each, channel] = 1
         if start == "gradient":
             mask /= activation[0, 0].numel()  # the target is the map's mean
     return mask * activation if start == "activation" else mask
