@@ -215,7 +215,8 @@ def test_mean_patches_are_weighted_means_of_the_fields(whole: Atlas, photos: Pat
     for layer, unit in (("stem", 1), ("block", 3)):
         top, found = whole.top(layer, unit), whole.neuron_features(layer)
         assert found is not None
-        down, across = (torch.tensor(side) for side in whole.done["fields"][whole.layer(layer)])
+        own = whole.done["fields"][whole.layer(layer)]
+        down, across = (torch.tensor(own[side])[own["group"][unit]] for side in ("rows", "cols"))
         total, weights = 0.0, 0.0
         for value, picture, row, col in zip(top.values, top.pictures, top.rows, top.cols, strict=True):
             x = (model.pixels(pictures.path(int(picture)))[0] * 255).round().double()
@@ -526,6 +527,52 @@ def test_an_atlas_is_not_joined_with_what_it_was_joined_from(photos: Path, tmp_p
     labelled = built(photos, tmp_path / "labelled", k=3, embeddings=[])
     with pytest.raises(InputError, match="one has labels"):
         join([tmp_path / "one", str(labelled.folder)], tmp_path / "mixed")
+
+
+def test_atlases_with_some_pictures_in_common_are_not_joined(photos: Path, tmp_path: Path) -> None:
+    more = tmp_path / "more" / "deeper"
+    more.mkdir(parents=True)
+    (more / "03.png").write_bytes((photos / "ant" / "03.png").read_bytes())
+    (more / "none.png").write_bytes(b"no picture")
+    Image.new("RGB", (9, 9), "red").save(more / "red.png")
+    parts = {"one": photos / "ant", "two": tmp_path / "more", "three": photos / "bee"}
+    for name, place in parts.items():
+        (place / "none.png").write_bytes(b"no picture")
+        finish(build(network(), Pictures(place), tmp_path / name, k=2, shard=6, batch=3, threads=1))
+        (place / "none.png").unlink()
+    with pytest.raises(InputError, match=r"hold 1 of the same pictures, such as (deeper/)?03\.png"):
+        join([tmp_path / "one", tmp_path / "three", tmp_path / "two"], tmp_path / "joined")
+    assert not (tmp_path / "joined").exists()
+    both = join([tmp_path / "one", tmp_path / "three"], tmp_path / "joined")
+    with pytest.raises(InputError, match="hold 1 of the same pictures"):
+        join([both.folder.url, tmp_path / "two"], tmp_path / "again")
+
+
+HELD = """
+import os, signal, sys
+from cutaway.sweep.store import Folder
+with Folder(sys.argv[1]).held():
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_folder_takes_one_build_at_a_time_and_a_dead_one_holds_nothing(
+    whole: Atlas, photos: Path, tmp_path: Path
+) -> None:
+    told = {"k": 5, "shard": 6, "batch": 3, "threads": 1, "embeddings": ["block"]}
+    folder = tmp_path / "held"
+    first = build(network(), listed(photos), folder, **told)
+    next(first)
+    assert f"process {os.getpid()} on" in refused(photos, folder)
+    trying = [sys.executable, "-c", HELD, str(folder)]
+    other = subprocess.run(trying, capture_output=True, text=True)
+    assert other.returncode == 1
+    assert f"process {os.getpid()} on" in other.stderr
+    first.close()
+    assert subprocess.run(trying).returncode == -signal.SIGKILL
+    assert (folder / ".lock").exists()  # what a killed process leaves
+    built(photos, folder)
+    assert files(folder) == files(Path(str(whole.folder)))
 
 
 def test_tables_that_are_gone_are_written_again_and_what_is_broken_is_said(

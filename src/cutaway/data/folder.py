@@ -109,6 +109,7 @@ class Pictures:
         told = labels_of(self.names, labels, classes)
         self.labels = None if told is None else torch.tensor(told.numbers, dtype=torch.int64)
         self.classes = () if told is None else told.classes
+        self._prints: bytes | None = None
         self.labels_from = "no labels" if told is None else told.source
 
     def __len__(self) -> int:
@@ -139,13 +140,27 @@ class Pictures:
         """
         if by not in ("content", "stamp"):
             raise UsageError(f"by={by!r}", "'content' or 'stamp'", "by='content'")
-        whole = hashlib.sha256()
+        whole, prints = hashlib.sha256(), bytearray()
         for number in range(len(self)) if numbers is None else numbers:
             path = self.path(number)
             label = None if self.labels is None else int(self.labels[number])
-            whole.update(self.names[number].encode("utf-8", "surrogateescape"))
-            whole.update(f"\0{_state(path, by)}\0{label}\n".encode())
+            name, state = self.names[number].encode("utf-8", "surrogateescape"), _state(path, by)
+            whole.update(name)
+            whole.update(f"\0{state}\0{label}\n".encode())
+            prints += hashlib.sha256(name.rpartition(b"/")[2] + f"\0{state}".encode()).digest()[:16]
+        if numbers is None and by == "content":
+            self._prints = bytes(prints)
         return whole.hexdigest()
+
+    def prints(self) -> bytes:
+        """16 bytes of each picture, by its file's own name and content: the same wherever the folder lies.
+
+        They are those of the last `fingerprint` of all contents, where there was one.
+        """
+        if self._prints is None:
+            Pictures.fingerprint(self)
+        assert self._prints is not None
+        return self._prints
 
 
 def _state(path: Path, by: str) -> str:

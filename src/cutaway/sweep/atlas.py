@@ -26,8 +26,10 @@ from .build import (
     manifest,
     unpacked,
 )
-from .finish import DONE, FEATURES, STATE, finished
+from .fields import Fields
+from .finish import DONE, FEATURES, PRINTS, STATE, finished
 from .plan import STATISTICS, Plan, plan
+from .second import Cells
 from .shards import Swept
 from .store import SCHEMA, Folder
 
@@ -112,6 +114,11 @@ class Atlas:
         """Class numbers of all pictures, -1 where unknown."""
         return torch.tensor(self.done["labels"], dtype=torch.int64)
 
+    @cached_property
+    def prints(self) -> Tensor:
+        """What tells each picture from others wherever it lies, (n, 16) uint8: from its file's name and content."""
+        return self.folder.tensors(PRINTS)["prints"]
+
     @property
     def classes(self) -> Sequence[str]:
         """Names of the classes that labels count in; may be empty."""
@@ -188,9 +195,23 @@ class Atlas:
     def neuron_features(self, layer: str) -> Tensor | None:
         """The weighted mean patch of every unit, (u, 3, h, w) uint8; None where it was not made.
 
-        A joined atlas has none: the pictures have to be looked at again.
+        Smaller fields lie in the middle, with grey around. A joined atlas has none: the pictures have to be looked at
+        again.
         """
         return self.features.get(f"feature/{self.layer(layer)}")
+
+    def neuron_feature(self, layer: str, channel: int) -> Tensor | None:
+        """The weighted mean patch of one unit, (3, h, w) uint8, its own field alone; None where it was not made."""
+        found = self.neuron_features(layer)
+        if found is None:
+            return None
+        cells = self._cells[self.layer(layer)]
+        group = int(cells.group[channel])
+        return None if group < 0 else found[(channel, slice(None), *cells.place(group))]
+
+    @cached_property
+    def _cells(self) -> dict[str, Cells]:
+        return {layer: Cells.of(Fields.of(own)) for layer, own in self.done["fields"].items()}
 
     def path(self, number: int, photos: str | Path | None = None) -> Path:
         """The file of a picture, in the folder it was found in or in `photos`."""
@@ -249,8 +270,9 @@ def build(
     memory : gigabytes that the statistics may take; `plan` refuses more before anything runs.
     engine : who runs the shards: `local`, or `ray_engine.on_ray(...)`.
 
-    Raises `InputError` for a folder that holds another atlas, saying what differs, and where it cannot be written;
-    what `plan` raises. Stopped at any moment, the next call goes on; the result is the same to the bit.
+    Raises `InputError` for a folder that holds another atlas, saying what differs, one that another process is
+    building in, and where it cannot be written; what `plan` raises. Stopped at any moment, the next call goes on; the
+    result is the same to the bit.
     """
     known: Sequence[str] = getattr(pictures, "classes", ())
     labels = pictures.labels
@@ -276,13 +298,18 @@ def build(
     )
     job = Job(model, pictures, planned, Folder(folder), count, workers)
     about = manifest(job, labels_from=getattr(pictures, "labels_from", ""), classes=known)
-    left = begin(job, about)
-    needed = [DONE, STATE, *(f"{name}.parquet" for name in ("units", "statistics", "pictures"))]
+    needed = [MANIFEST, DONE, STATE, PRINTS]
+    needed += [f"{name}.parquet" for name in ("units", "statistics", "pictures")]
     needed += [FEATURES] if "top" in planned.statistics else []
-    if not all(map(job.folder.has, needed)):
+    passing = ("shards", "second")
+    if all(map(job.folder.has, needed)) and not any(map(job.folder.names, passing)):
+        begin(job, about)
+        return Atlas(job.folder)
+    with job.folder.held():
+        left = begin(job, about)
         if not job.folder.has(STATE):
             yield from engine(job, left)
         yield from finished(job, known, engine, about["data"]["fingerprint"])
-    for passing in ("shards", "second"):
-        job.folder.remove(passing)
+        for under in passing:
+            job.folder.remove(under)
     return Atlas(job.folder)

@@ -4,23 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from cutaway.core.errors import InputError
 from cutaway.core.progress import Steps
+from cutaway.data.folder import PictureSource
 
 from .build import Engine, Job, folded, packed, unpacked
+from .fields import fields_of
 from .second import Second
-from .tables import fields_of, pictures_table, statistics_table, units_table
+from .tables import pictures_table, statistics_table, units_table
 
 DONE = "atlas.json"
 STATE = "state.safetensors"
 FEATURES = "features.safetensors"
+PRINTS = "prints.safetensors"
+
+
+def prints_of(pictures: PictureSource) -> Tensor:
+    """What tells each picture from others, (n, 16) uint8."""
+    found = getattr(pictures, "prints", None)
+    if found is not None:
+        return torch.tensor(bytearray(found())).view(-1, 16)
+    return torch.tensor([list(bytes.fromhex(pictures.fingerprint([n]))[:16]) for n in range(len(pictures))])
 
 
 def finished(job: Job, known: Sequence[str], engine: Engine, fingerprint: str) -> Steps[None]:
     """Join the shards, look again at what top lists hold, write the tables, and last the file that ends it all."""
-    folder, fields = job.folder, fields_of(job.model, job.plan)
+    folder, fields = job.folder, fields_of(job.model, job.plan.layers)
     if folder.has(STATE):
         whole = unpacked(folder.tensors(STATE), job.plan.layers)
     else:
@@ -51,6 +63,7 @@ def finished(job: Job, known: Sequence[str], engine: Engine, fingerprint: str) -
             "pictures that stay as they are",
             "a new folder",
         )
+    folder.write(PRINTS, {"prints": prints_of(job.pictures)})
     folder.write(
         DONE,
         {
@@ -58,6 +71,6 @@ def finished(job: Job, known: Sequence[str], engine: Engine, fingerprint: str) -
             "unread": [list(one) for one in whole.unread],
             "names": names,
             "labels": [-1] * len(names) if labels is None else labels.tolist(),
-            "fields": {layer: [side.tolist() for side in field] for layer, field in fields.items()},
+            "fields": {layer: own.to_dict() for layer, own in fields.items()},
         },
     )

@@ -8,6 +8,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,7 +17,8 @@ from cutaway.data.batches import Unread
 
 from .atlas import Atlas
 from .build import MANIFEST, packed
-from .finish import DONE, FEATURES, STATE
+from .fields import Fields
+from .finish import DONE, FEATURES, PRINTS, STATE
 from .plan import Plan
 from .reducers import REDUCERS
 from .shards import Kept, Swept
@@ -31,18 +33,13 @@ def join(parts: Sequence[str | Path], folder: str | Path) -> Atlas:
     """One atlas of all the pictures of several, in any order: the order of the parts changes no bit.
 
     The pictures of the part with the smallest fingerprint come first. Raises `InputError` for atlases of different
-    networks, preprocessing, layers or statistics, saying what differs, for one set of pictures twice, and for a
-    folder that is not empty; `UsageError` for fewer than two.
+    networks, preprocessing, layers or statistics, saying what differs, for a picture that is in two, and for a folder
+    that is not empty or that another process works in; `UsageError` for fewer than two.
     """
     if len(parts) < 2:
         raise UsageError(f"{len(parts)} atlas to join", "two or more")
     atlases = sorted((Atlas(part) for part in parts), key=lambda a: str(a.about["data"]["fingerprint"]))
     first = atlases[0]
-    for one, next_ in combinations(atlases, 2):
-        if {*_parts(one)} & {*_parts(next_)}:
-            raise InputError(
-                f"{one.folder} and {next_.folder} hold the same pictures", "atlases of different ones"
-            )
     for next_ in atlases[1:]:
         differ = _differences(first, next_)
         if differ:
@@ -50,9 +47,18 @@ def join(parts: Sequence[str | Path], folder: str | Path) -> Atlas:
                 f"{first.folder} and {next_.folder} cannot be joined: {'; '.join(differ)}",
                 "atlases of one network, with the same layers and statistics",
             )
+    for one, next_ in combinations(atlases, 2):
+        _check_apart(one, next_)
     out = Folder(folder)
-    if out.names():
-        raise InputError(f"{out} is not empty", "an empty or a new folder", f"{out}/joined")
+    with out.held():
+        if out.names():
+            raise InputError(f"{out} is not empty", "an empty or a new folder", f"{out}/joined")
+        _join(atlases, out)
+    return Atlas(out)
+
+
+def _join(atlases: Sequence[Atlas], out: Folder) -> None:
+    first = atlases[0]
     whole, names, labels, offset = (
         _shifted(first.swept, 0),
         list(first.names),
@@ -72,7 +78,7 @@ def join(parts: Sequence[str | Path], folder: str | Path) -> Atlas:
     about = _about(atlases, whole, len(names))
     classes = about["data"]["classes"]
     shown = about["model"].get("classes", [])
-    fields = {layer: (torch.tensor(d), torch.tensor(a)) for layer, (d, a) in first.done["fields"].items()}
+    fields = {layer: Fields.of(own) for layer, own in first.done["fields"].items()}
     out.write(MANIFEST, about)
     out.write(STATE, packed(whole))
     grey = _grey(atlases, whole.kept)
@@ -83,8 +89,25 @@ def join(parts: Sequence[str | Path], folder: str | Path) -> Atlas:
     out.write("pictures.parquet", pictures_table(whole, names, shown, classes))
     unread = [list(one) for one in whole.unread]
     done = {"pictures": len(names), "unread": unread, "names": names, "labels": labels}
+    out.write(PRINTS, {"prints": torch.cat([a.prints for a in atlases])})
     out.write(DONE, done | {"fields": first.done["fields"]})
-    return Atlas(out)
+
+
+def _check_apart(one: Atlas, other: Atlas) -> None:
+    """Raise `InputError` where a picture, a file of one name and content, was read for both."""
+
+    def read(atlas: Atlas) -> np.ndarray[Any, Any]:
+        prints: np.ndarray[Any, Any] = atlas.prints[atlas.swept.rows["id"]].numpy()
+        return np.ascontiguousarray(prints).view("V16")[:, 0]
+
+    both, at, _ = np.intersect1d(read(one), read(other), return_indices=True)
+    if len(both):
+        name = one.names[int(one.swept.rows["id"][at.min()])]
+        raise InputError(
+            f"{one.folder} and {other.folder} hold {len(both)} of the same pictures, such as {name}",
+            "atlases of different ones",
+            "build one of them again without these",
+        )
 
 
 def _grey(atlases: Sequence[Atlas], kept: Kept) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from cutaway.core.tap import Tap
 from cutaway.data.batches import Batch, Unread, batches
 from cutaway.data.folder import PictureSource
 
+from .fields import Fields
 from .plan import Plan
 from .shards import threads
 from .store import Folder
@@ -32,8 +33,6 @@ LUMINANCE = (0.299, 0.587, 0.114)
 GREY = 128
 """What stands for pixels beyond the picture, of 255."""
 
-Field = tuple[Tensor, Tensor]
-
 
 @dataclass(frozen=True)
 class Second:
@@ -42,7 +41,7 @@ class Second:
     Parameters
     ----------
     tops : each layer's `TopK`.
-    fields : the receptive field of each row and column, by layer; a layer without one gets no mean patches.
+    fields : of each layer's channels; a layer without any gets no mean patches.
     """
 
     model: VisionModel
@@ -50,12 +49,12 @@ class Second:
     plan: Plan
     folder: Folder
     tops: Mapping[str, Any]
-    fields: Mapping[str, Field]
+    fields: Mapping[str, Fields]
     workers: int = 2
 
     @cached_property
-    def _cells(self) -> dict[str, _Cells]:
-        return {layer: _Cells.of(field) for layer, field in self.fields.items() if layer in self.tops}
+    def _cells(self) -> dict[str, Cells]:
+        return {layer: Cells.of(field) for layer, field in self.fields.items() if layer in self.tops}
 
     @cached_property
     def _around(self) -> int:
@@ -161,32 +160,52 @@ class Second:
                     out[name] = torch.where(values.isnan(), out[name], values)
         for name in [name for name in out if name.startswith("sum/")]:
             layer = name.removeprefix("sum/")
-            out[f"feature/{layer}"] = _mean(out.pop(name), self.tops[layer])
+            inside = self._cells[layer].inside()[:, None]
+            out[f"feature/{layer}"] = torch.where(inside, _mean(out.pop(name), self.tops[layer]), GREY)
         return out
 
 
 @dataclass(frozen=True)
-class _Cells:
-    """How a layer's fields are shrunk: `size` cells of `step` pixels a side, from `tops` (h,) and `lefts` (w,) on.
+class Cells:
+    """How the fields of a layer are shrunk: to cells of `step` pixels a side.
 
-    The cells cover the field and are centred on it; a step of one is the field itself.
+    A field takes `sizes` (g, 2) cells, from pixels `tops` (g, h) and `lefts` (g, w) on, for each number of `group`
+    (u,); -1 there: not known. The cells cover the field and are centred on it; a step of one is the field itself.
+    Smaller fields lie in the middle of the `size` of the largest.
     """
 
     step: int
     size: tuple[int, int]
+    sizes: Tensor
     tops: Tensor
     lefts: Tensor
+    group: Tensor
 
     @classmethod
-    def of(cls, field: Field) -> _Cells:
-        sides = [(side[:, 1] - side[:, 0] + 1) for side in field]
+    def of(cls, fields: Fields) -> Cells:
+        """The cells of these fields, at most about `SIDE` a side."""
+        sides = [own[..., 1] - own[..., 0] + 1 for own in (fields.rows, fields.cols)]
         step = max(1, math.ceil(max(int(side.max()) for side in sides) / SIDE))
-        size = tuple(math.ceil(int(side.max()) / step) for side in sides)
+        counts = [-(-side.amax(1) // step) for side in sides]
         first = [
-            own[:, 0] - (cells * step - side) // 2
-            for own, side, cells in zip(field, sides, size, strict=True)
+            own[..., 0] - (cells[:, None] * step - side) // 2
+            for own, side, cells in zip((fields.rows, fields.cols), sides, counts, strict=True)
         ]
-        return cls(step, (size[0], size[1]), *first)
+        size = int(counts[0].max()), int(counts[1].max())
+        return cls(step, size, torch.stack(counts, 1), first[0], first[1], fields.group)
+
+    def place(self, group: int) -> tuple[slice, slice]:
+        """The rows and columns that the fields of a number take in `size`."""
+        (high, wide), (whole, broad) = self.sizes[group].tolist(), self.size
+        top, left = (whole - high) // 2, (broad - wide) // 2
+        return slice(top, top + high), slice(left, left + wide)
+
+    def inside(self) -> Tensor:
+        """Which cells each unit's own field takes, (u, h, w) bool."""
+        taken = torch.zeros(len(self.sizes) + 1, *self.size, dtype=torch.bool)  # the last: not known
+        for group in range(len(self.sizes)):
+            taken[(group, *self.place(group))] = True
+        return taken[self.group]
 
 
 class _Shrunk:
@@ -245,13 +264,17 @@ class _Listed:
         place = self._order[first:last]
         return place // self._top.pictures.shape[1], place % self._top.pictures.shape[1]
 
-    def add(self, total: Tensor, cells: _Cells, shrunk: _Shrunk, picture: int) -> None:
+    def add(self, total: Tensor, cells: Cells, shrunk: _Shrunk, picture: int) -> None:
         """Add the patches of a picture to (u, 3, h, w): whole numbers, so that no order changes a bit."""
         units, ranks = self.entries(picture)
-        if len(units):
-            rows, cols = (t[units, ranks].long() for t in (self._top.rows, self._top.cols))
-            patches = shrunk.cut(cells.step, cells.size, cells.tops[rows], cells.lefts[cols])
-            total.index_add_(0, units, patches.mul_(self._weights[units, ranks, None, None, None]))
+        rows, cols = (t[units, ranks].long() for t in (self._top.rows, self._top.cols))
+        groups, weights = cells.group[units], self._weights[units, ranks, None, None, None]
+        for group in sorted({*groups.tolist()} - {-1}):
+            here, (high, wide) = groups == group, cells.sizes[group].tolist()
+            tops, lefts = cells.tops[group, rows[here]], cells.lefts[group, cols[here]]
+            patches = shrunk.cut(cells.step, (high, wide), tops, lefts)
+            down, across = cells.place(group)
+            total[:, :, down, across].index_add_(0, units[here], patches.mul_(weights[here]))
 
 
 def _mean(total: Tensor, top: Any) -> Tensor:

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Iterable
-from contextlib import suppress
+import os
+import platform
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 from torch import Tensor
 
-from cutaway.core.errors import InputError
+from cutaway.core.errors import InputError, missing
 from cutaway.core.files import whole_file
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the layout of an atlas."""
+LOCK = ".lock"
+"""The file by which a local folder is held."""
 
 
 class Folder:
@@ -49,6 +54,48 @@ class Folder:
 
     def __str__(self) -> str:
         return self.url
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold a local folder as its only writer while the block runs; other stores know no such hold.
+
+        The hold is the operating system's: it ends with the process, however that ends. Raises `InputError` naming
+        the process that holds it already.
+        """
+        if self.local is None:
+            yield
+            return
+        try:
+            from filelock import FileLock, Timeout
+        except ImportError as error:
+            raise missing("filelock", "atlas", "an atlas") from error
+        path = self.local / LOCK
+        try:
+            self.local.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(path, timeout=0, thread_local=False)
+            lock.acquire()
+        except Timeout as error:
+            holder = ""
+            with suppress(OSError, ValueError):  # Windows lets nobody read it
+                holder = path.read_text().strip()
+            raise InputError(
+                f"{holder or 'another process'} is at work in {self}",
+                "a folder that no other run writes to",
+                "wait until it ends, or another folder",
+            ) from error
+        except OSError as error:
+            raise InputError(
+                f"cannot write {path}: {error.strerror or error}", "a folder that can be written"
+            ) from error
+        try:
+            with suppress(OSError):
+                now = datetime.now().astimezone().isoformat(" ", "seconds")
+                path.write_text(f"process {os.getpid()} on {platform.node()}, since {now},\n")
+            yield
+        finally:
+            with suppress(OSError):  # while it is held; who waits for it looks whether it is still there
+                path.unlink()
+            lock.release()
 
     def write(self, name: str, content: bytes | dict[str, Any] | dict[str, Tensor]) -> None:
         """Write one file: bytes, JSON for a mapping of plain values, safetensors for one of tensors.

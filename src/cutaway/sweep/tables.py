@@ -7,14 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from cutaway.core.errors import missing
-from cutaway.core.geometry import receptive_field
-from cutaway.core.model import VisionModel
 
-from .plan import Plan
+from .fields import Fields
 from .shards import Kept, Swept
 
 QUANTILES = (0.5, 0.9, 0.99, 0.995)
@@ -27,14 +24,14 @@ def units_table(
     kept: Kept,
     names: Sequence[str],
     labels: Tensor | None,
-    fields: Mapping[str, Any],
+    fields: Mapping[str, Fields],
     grey: Mapping[str, Tensor],
 ) -> bytes:
     """`units.parquet`: one row per unit and rank, the highest activation first; ranks no picture took are left out.
 
     Columns: layer, channel, rank (from 0), value, picture (its number), name, label (-1: unknown), row, col, and the
-    unclipped receptive field in the network's frame: top, left, bottom, right, both ends included (null: not known);
-    grey is the activation at the same place of the picture without colour.
+    unclipped receptive field of that channel in the network's frame: top, left, bottom, right, both ends included
+    (null: not known); grey is the activation at the same place of the picture without colour.
     """
     columns: dict[str, list[Any]] = {name: [] for name in UNIT_COLUMNS}
     boxes: list[np.ndarray[Any, Any]] = []
@@ -56,7 +53,9 @@ def units_table(
         columns["grey"].append(
             grey[layer][channel, rank].numpy() if layer in grey else np.full(len(rank), np.nan)
         )
-        boxes.append(_boxes(fields.get(layer), columns["row"][-1], columns["col"][-1]))
+        at = (channel, top.rows[channel, rank].long(), top.cols[channel, rank].long())
+        own = fields.get(layer)
+        boxes.append(np.full((len(rank), 4), np.nan) if own is None else own.boxes(*at).numpy())
     joined = {name: np.concatenate(parts) if parts else np.zeros(0) for name, parts in columns.items()}
     pictures = joined["picture"].astype(np.int64)
     joined["name"] = np.array([names[p] for p in pictures], dtype=object)
@@ -129,35 +128,6 @@ def pictures_table(found: Swept, names: Sequence[str], classes: Sequence[str], k
             [classes[c] if c < len(classes) else str(c) for c in row] for row in columns["predicted"]
         ]
     return parquet(columns, {})
-
-
-def fields_of(model: VisionModel, plan: Plan) -> dict[str, tuple[Tensor, Tensor]]:
-    """The unclipped receptive field of every row (h, 2) and column (w, 2) of each layer's map, first and last pixel.
-
-    Layers whose field is not known are left out.
-    """
-    found = {}
-    for layer in plan.layers:
-        grid = model.layers.find(layer).grid or (1, 1)
-        try:
-            rows = [receptive_field(model.layers.trace, layer, r, 0).unclipped for r in range(grid[0])]
-            cols = [receptive_field(model.layers.trace, layer, 0, c).unclipped for c in range(grid[1])]
-        except Exception:
-            continue
-        found[layer] = (
-            torch.tensor([[box.top, box.bottom] for box in rows]),
-            torch.tensor([[box.left, box.right] for box in cols]),
-        )
-    return found
-
-
-def _boxes(
-    field: tuple[Tensor, Tensor] | None, rows: np.ndarray[Any, Any], cols: np.ndarray[Any, Any]
-) -> np.ndarray[Any, Any]:
-    if field is None:
-        return np.full((len(rows), 4), np.nan)
-    down, across = (side.numpy() for side in field)
-    return np.stack([down[rows, 0], across[cols, 0], down[rows, 1], across[cols, 1]], 1).astype(float)
 
 
 def parquet(columns: Mapping[str, Any], kinds: Mapping[str, str]) -> bytes:

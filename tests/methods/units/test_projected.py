@@ -262,3 +262,20 @@ def test_wrong_questions_are_answered_with_what_is_right() -> None:
     smooth = model_of(nn.Sequential(nn.Conv2d(3, 4, 3), nn.GELU()))
     with pytest.raises(MethodRefusedError, match="deconvnet"):
         projections(smooth, "1", 0, x, [3, 3], [3, 3])
+
+
+def test_a_channel_of_joined_paths_is_cut_to_its_own_field() -> None:
+    class Beside(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.small, self.large, self.both = nn.Conv2d(3, 1, 1), nn.Conv2d(3, 1, 5), nn.ReLU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.both(torch.cat([self.small(x)[:, :, 2:-2, 2:-2], self.large(x)], 1)).mean((2, 3))
+
+    torch.manual_seed(0)
+    model, x = model_of(Beside()), picture(1, 3, 12, 12)
+    model.pixels(x)
+    found = [projections(model, "both", c, x, [3], [4], "backprop") for c in (0, 1)]
+    assert [f.boxes for f in found] == [(Box(5, 6, 5, 6),), (Box(3, 4, 7, 8),)]
+    assert [tuple(f.tiles.shape) for f in found] == [(1, 3, 1, 1), (1, 3, 5, 5)]

@@ -119,7 +119,8 @@ def layer_colour(atlas: Atlas, layer: str, threshold: float) -> LayerColour:
             if bool(grey[unit, held].isnan().any()):
                 raise MethodRefusedError("the network sees no colour", "a network of three channels")
             alphas.append(colour_selectivity(table.values[unit, held], grey[unit, held]))
-            kept.append(features[unit].float() / 255)
+            own = atlas.neuron_feature(layer, unit)
+            kept.append((features[unit] if own is None else own).float() / 255)
     return study(layer, torch.tensor(alphas, dtype=torch.float64), kept, threshold=threshold)
 
 

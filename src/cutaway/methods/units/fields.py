@@ -6,12 +6,15 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from cutaway.core.errors import UsageError
-from cutaway.core.geometry import Box, receptive_field
+from cutaway.core.errors import MethodRefusedError, UsageError
+from cutaway.core.geometry import Box, ReceptiveField, receptive_field
+from cutaway.core.graph import Trace
 from cutaway.core.model import VisionModel
 
 GREY = 0.5
 """What stands for pixels beyond the picture."""
+Place = tuple[int, int]
+Span = tuple[int, int]
 
 
 def fields(
@@ -32,10 +35,61 @@ def fields(
             f"{known[0]} x {known[1]}, as the layer table was made for",
             "pictures from model.pixels",
         )
-    places = list(zip(rows.tolist(), cols.tolist(), strict=True))
-    trace = model.layers.trace
-    found = {(r, c): receptive_field(trace, layer, r, c, channel=channel).unclipped for r, c in set(places)}
-    return [found[place] for place in places]
+    at = list(zip(rows.tolist(), cols.tolist(), strict=True))
+    found = _found(model.layers.trace, layer, channel, at)
+    return [found[place].unclipped for place in at]
+
+
+def inside(trace: Trace, layer: str, channel: int, at: Sequence[Place]) -> tuple[list[Box], tuple[str, ...]]:
+    """The fields as `fields` gives them, all of one size; the whole picture, and why, where they are not known.
+
+    Along an axis where the field is as long as the picture, or wraps around it, the box is the picture's.
+    """
+    height, width = trace.shape[-2:]
+    try:
+        found = _found(trace, layer, channel, at)
+    except MethodRefusedError as error:
+        return [Box(0, 0, height - 1, width - 1)] * len(at), (f"shown whole: {error.found}",)
+    rows, columns = (
+        _ends([(_along(f.unclipped, i), f.clipped and _along(f.clipped, i)) for f in found.values()], length)
+        for i, length in enumerate((height, width))
+    )
+    boxes = {
+        p: Box(top, left, bottom, right)
+        for p, (top, bottom), (left, right) in zip(found, rows, columns, strict=True)
+    }
+    return [boxes[p] for p in at], ()
+
+
+def _found(trace: Trace, layer: str, channel: int, at: Sequence[Place]) -> dict[Place, ReceptiveField]:
+    return {place: receptive_field(trace, layer, *place, channel=channel) for place in dict.fromkeys(at)}
+
+
+def _along(box: Box, axis: int) -> Span:
+    return box[axis], box[axis + 2]
+
+
+def _ends(spans: Sequence[tuple[Span, Span | None]], length: int) -> list[Span]:
+    """Along one axis the first and last pixel of every box, from the fields with and without what lies beyond."""
+    longest = max(last - first + 1 for (first, last), _ in spans)
+    wraps = any(real and (real[0] < whole[0] or real[1] > whole[1]) for whole, real in spans)
+    if longest >= length or wraps:
+        return [(0, length - 1)] * len(spans)
+    return [(first, first + longest - 1) for (first, _), _ in spans]
+
+
+def window(picture: Tensor, box: Box, beyond: float = 0.0) -> Tensor:
+    """The pixels of a box, (C, h, w), of a picture (C, H, W), with `beyond` where the box leaves it.
+
+    >>> import torch
+    >>> window(torch.ones(1, 2, 2), Box(1, -1, 2, 0)).tolist()
+    [[[0.0, 1.0], [0.0, 0.0]]]
+    """
+    out = picture.new_full((picture.shape[0], box.height, box.width), beyond)
+    part = clipped(box, picture)
+    if part is not None:
+        _view(out, part, -box.top, -box.left)[:] = _view(picture, part)
+    return out
 
 
 def crops(pictures: Tensor, boxes: Sequence[Box]) -> Tensor:
@@ -54,11 +108,8 @@ def crops(pictures: Tensor, boxes: Sequence[Box]) -> Tensor:
     height, width = max(box.height for box in boxes), max(box.width for box in boxes)
     cut = pictures.new_full((len(boxes), pictures.shape[1], height, width), GREY)
     for patch, picture, box in zip(cut, pictures, boxes, strict=True):
-        inside = clipped(box, picture)
-        if inside is not None:
-            down = (height - box.height) // 2 - box.top
-            across = (width - box.width) // 2 - box.left
-            _view(patch, inside, down, across)[:] = _view(picture, inside)
+        down, across = (height - box.height) // 2, (width - box.width) // 2
+        patch[:, down : down + box.height, across : across + box.width] = window(picture, box, GREY)
     return cut
 
 
@@ -71,9 +122,9 @@ def put(pictures: Tensor, boxes: Sequence[Box], patches: Sequence[Tensor]) -> Te
     """
     done = pictures.clone()
     for picture, box, patch in zip(done, boxes, patches, strict=True):
-        inside = clipped(box, picture)
-        if inside is not None:
-            _view(picture, inside)[:] = _view(patch, inside, -box.top, -box.left)
+        part = clipped(box, picture)
+        if part is not None:
+            _view(picture, part)[:] = _view(patch, part, -box.top, -box.left)
     return done
 
 
@@ -87,6 +138,11 @@ def clipped(box: Box, picture: Tensor) -> Box | None:
 def grown(box: Box, margin: int) -> Box:
     """A box with `margin` more pixels on each side."""
     return Box(box.top - margin, box.left - margin, box.bottom + margin, box.right + margin)
+
+
+def moved(box: Box, down: int, across: int) -> Box:
+    """A box so many pixels further down and to the right."""
+    return Box(box.top + down, box.left + across, box.bottom + down, box.right + across)
 
 
 def _view(picture: Tensor, box: Box, down: int = 0, across: int = 0) -> Tensor:

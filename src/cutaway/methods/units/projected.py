@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from cutaway.core.errors import MethodRefusedError, UnknownNameError, UsageError
-from cutaway.core.geometry import Box, receptive_field
+from cutaway.core.errors import UnknownNameError, UsageError
+from cutaway.core.geometry import Box
 from cutaway.core.layers import LayerTable
 from cutaway.core.model import VisionModel
 from cutaway.core.operators import Family
@@ -21,10 +21,10 @@ from cutaway.core.window_order import suggested_batch
 from cutaway.methods.projection.rules import deconvnet_relu, guided_relu, reach, skip_contrast, under
 
 from .cropping import cropping
+from .fields import inside, moved, window
 
 Projecting = Literal["deconvnet", "guided", "backprop"]
 Route = Literal["crop", "whole"]
-Span = tuple[int, int]
 
 RULES: Mapping[Projecting, Mapping[Family, Rule]] = {
     "deconvnet": {Family.RELU: deconvnet_relu, Family.NORM: skip_contrast},
@@ -153,7 +153,7 @@ def _projected(
     rule: Projecting,
 ) -> Projections:
     size = (int(x.shape[-2]), int(x.shape[-1]))
-    boxes, notes = fields(table, layer, at, size)
+    boxes, notes = inside(table.trace, layer, channel, at)
     whole = Box(0, 0, size[0] - 1, size[1] - 1)
     # TensorFlow's SAME padding depends on the picture's size, so that a crop would be padded otherwise
     cut = cropping(table.trace, layer) if model.preprocess.padding == "torch" else None
@@ -167,7 +167,7 @@ def _projected(
         signals, values[alike], said = _signals(model, layer, channel, parts, places, rule)
         notes += said
         for i, signal in zip(alike, signals, strict=True):
-            tiles[i] = window(signal, _moved(boxes[i], -crops[i].top, -crops[i].left))
+            tiles[i] = window(signal, moved(boxes[i], -crops[i].top, -crops[i].left))
     routes: list[Route] = ["whole" if crop == whole else "crop" for crop in crops]
     return Projections(tiles, tuple(boxes), values, tuple(routes), tuple(dict.fromkeys(notes)))
 
@@ -196,56 +196,3 @@ def _signals(
         signals.append(signal)
         values.append(picked.detach())
     return torch.cat(signals), torch.cat(values), notes
-
-
-def fields(
-    table: LayerTable, layer: str, at: Sequence[tuple[int, int]], size: tuple[int, int]
-) -> tuple[list[Box], tuple[str, ...]]:
-    """What each position of a layer sees, all boxes of one size; the whole picture where that is not known.
-
-    Along an axis where the field is as long as the picture, or wraps around it, the box is the picture's.
-    """
-    try:
-        found = {p: receptive_field(table.trace, layer, *p) for p in dict.fromkeys(at)}
-    except MethodRefusedError as error:
-        return [Box(0, 0, size[0] - 1, size[1] - 1)] * len(at), (f"shown whole: {error.found}",)
-    rows, columns = (
-        _ends([(_along(f.unclipped, i), f.clipped and _along(f.clipped, i)) for f in found.values()], size[i])
-        for i in (0, 1)
-    )
-    boxes = {
-        p: Box(top, left, bottom, right)
-        for p, (top, bottom), (left, right) in zip(found, rows, columns, strict=True)
-    }
-    return [boxes[p] for p in at], ()
-
-
-def _along(box: Box, axis: int) -> Span:
-    return box[axis], box[axis + 2]
-
-
-def _ends(spans: Sequence[tuple[Span, Span | None]], length: int) -> list[Span]:
-    """Along one axis the first and last pixel of every box, from the fields with and without what lies beyond."""
-    longest = max(last - first + 1 for (first, last), _ in spans)
-    wraps = any(real and (real[0] < whole[0] or real[1] > whole[1]) for whole, real in spans)
-    if longest >= length or wraps:
-        return [(0, length - 1)] * len(spans)
-    return [(first, first + longest - 1) for (first, _), _ in spans]
-
-
-def window(picture: Tensor, box: Box, beyond: float = 0.0) -> Tensor:
-    """The pixels of a box, (C, h, w), of a picture (C, H, W), with `beyond` where the box leaves it.
-
-    >>> window(torch.ones(1, 2, 2), Box(1, -1, 2, 0)).tolist()
-    [[[0.0, 1.0], [0.0, 0.0]]]
-    """
-    out = picture.new_full((picture.shape[0], box.height, box.width), beyond)
-    top, left = max(box.top, 0), max(box.left, 0)
-    inside = picture[:, top : max(box.bottom + 1, 0), left : max(box.right + 1, 0)]
-    down, across = top - box.top, left - box.left
-    out[:, down : down + inside.shape[1], across : across + inside.shape[2]] = inside
-    return out
-
-
-def _moved(box: Box, down: int, across: int) -> Box:
-    return Box(box.top + down, box.left + across, box.bottom + down, box.right + across)

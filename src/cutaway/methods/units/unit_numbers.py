@@ -83,8 +83,8 @@ def indexes(atlas: Atlas, layer: str, channel: int) -> tuple[dict[str, Any], tup
         found["class selectivity"] = class_selectivity(top.values, top.labels).index
         code = population_code(top.values, top.labels)
         found |= {"population code": code.count, "entropy": code.entropy}
-    features = atlas.neuron_features(layer)
-    axes = None if features is None else opponent_axes(features[channel].float() / 255)
+    feature = atlas.neuron_feature(layer, channel)
+    axes = None if feature is None else opponent_axes(feature.float() / 255)
     if axes is not None:
         found["feature axis"] = axis_name(axes[0].angle)
     return found, tuple(notes)

@@ -100,9 +100,9 @@ def unit_page(
     )
     if "sketch" in atlas.plan.statistics and float(top.values[0]) > 0 and model.layers.find(name).grid:
         panels["masks"] = _masked(model, atlas, name, channel, pixels)
-    feature = atlas.neuron_features(layer)
+    feature = atlas.neuron_feature(layer, channel)
     if feature is not None:
-        mean = feature[channel].float() / 255
+        mean = feature.float() / 255
         panels["feature"] = Panel(f"neuron feature of {len(top)} patches", mean.numpy(), "picture")
 
     made: dict[str, Any] = {
