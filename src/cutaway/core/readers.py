@@ -35,8 +35,8 @@ class Reader(ABC):
         """How many pictures it has something of its own for; None where it asks the same of any number."""
         return None
 
-    def rows(self, start: int, stop: int) -> Reader:
-        """The same reader for the pictures from `start` up to `stop` of the batch."""
+    def take(self, rows: Tensor) -> Reader:
+        """The same reader for the pictures of those numbers, in that order, repeated where a number is."""
         return self
 
     @abstractmethod
@@ -73,8 +73,8 @@ class _Class(Reader):
     def count(self) -> int | None:
         return len(self.index) if isinstance(self.index, Tensor) else None
 
-    def rows(self, start: int, stop: int) -> Reader:
-        return replace(self, index=self.index[start:stop]) if isinstance(self.index, Tensor) else self
+    def take(self, rows: Tensor) -> Reader:
+        return replace(self, index=self.index[rows]) if isinstance(self.index, Tensor) else self
 
     def pick(self, values: Tensor) -> Tensor:
         index = self.index
@@ -176,8 +176,8 @@ class _Hidden(Reader):
     def count(self) -> int | None:
         return len(self.channel) if isinstance(self.channel, Tensor) else None
 
-    def rows(self, start: int, stop: int) -> Reader:
-        return replace(self, channel=self.channel[start:stop]) if isinstance(self.channel, Tensor) else self
+    def take(self, rows: Tensor) -> Reader:
+        return replace(self, channel=self.channel[rows]) if isinstance(self.channel, Tensor) else self
 
     def pick(self, values: Tensor) -> Tensor:
         """(N, C, ...) to (N, ...)."""

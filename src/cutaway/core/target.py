@@ -81,9 +81,13 @@ class Target:
         """
         return next((c for c in (r.count for _, r in self.terms) if c is not None), None)
 
-    def rows(self, start: int, stop: int) -> Target:
-        """The target of the pictures from `start` up to `stop` of the batch."""
-        return Target(tuple((weight, reader.rows(start, stop)) for weight, reader in self.terms))
+    def take(self, rows: Tensor) -> Target:
+        """The target of the pictures of those numbers, in that order, repeated where a number is.
+
+        >>> channel("layer3", torch.tensor([4, 7])).take(torch.tensor([1, 1, 0])).label(2)
+        'layer3:4'
+        """
+        return Target(tuple((weight, reader.take(rows)) for weight, reader in self.terms))
 
     @property
     def class_number(self) -> int | None:

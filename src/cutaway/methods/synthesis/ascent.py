@@ -1,0 +1,169 @@
+"""The one engine that draws: a value per picture is followed uphill, whatever the picture is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from cutaway.core.errors import InputError, MethodRefusedError
+from cutaway.core.progress import Enough, Progress, Steps
+from cutaway.core.target import slopes
+
+from .canvas import Canvas
+from .shaking import STILL, Movement, Shake
+
+Goal = Callable[[Tensor], Tensor]
+"""Pixels (n, C, H, W) to one value per picture (n,), differentiable; no picture's value depends on another's."""
+
+Revive = Callable[[Tensor, Tensor], Tensor]
+"""(pixels, dead) to values whose gradient also reaches the pictures that `dead` (n,) marks."""
+
+After = Callable[[Tensor, Tensor, int], Tensor]
+"""(numbers, their gradient, step from 0) to the numbers that the next step starts from."""
+
+Rate = float | Callable[[int], float]
+
+EVERY = 8
+"""Steps from one preview to the next."""
+
+
+@dataclass(frozen=True)
+class Stride:
+    """How far one step goes.
+
+    rule : "adam" (Kingma & Ba 2015), "momentum" (v <- mass v + rate g), "gradient" (rate g), or "mean" (rate
+        g / mean |g|, the mean over one picture's numbers).
+    rate : a number, or one for each step.
+    """
+
+    rule: Literal["adam", "momentum", "gradient", "mean"] = "adam"
+    rate: Rate = 0.05
+    mass: float = 0.9
+
+    def at(self, step: int) -> float:
+        """The rate of a step."""
+        return self.rate(step) if callable(self.rate) else self.rate
+
+
+@dataclass
+class Drawn:
+    """Where an ascent ended.
+
+    numbers : of the canvas, (n, ...).
+    values : of the goal at each step, (steps, n), before the step was taken.
+    steps : taken; fewer than asked when told to stop.
+    dead : how many first steps each picture's gradient was zero everywhere, (n,).
+    """
+
+    numbers: Tensor
+    values: Tensor
+    steps: int
+    dead: Tensor
+
+
+@dataclass(frozen=True)
+class Ascent:
+    """Steps uphill.
+
+    goal : what is followed, of pixels.
+    canvas : what is moved.
+    stride : how far.
+    steps : how often.
+    shake : how the pictures are moved at each step before the goal sees them.
+    after : what is done to the numbers behind each step.
+    revive : another goal for pictures whose gradient is zero everywhere, followed until it is not.
+    """
+
+    goal: Goal
+    canvas: Canvas
+    stride: Stride = field(default_factory=Stride)
+    steps: int = 256
+    shake: Shake = STILL
+    after: Sequence[After] = ()
+    revive: Revive | None = None
+
+    def run(self, start: Tensor, random: torch.Generator, note: str = "") -> Steps[Drawn]:
+        """From those numbers (n, ...) uphill; told `Enough` at a step, it ends there.
+
+        All pictures see the movements that `random` gives, so that a picture does not depend on the others.
+
+        Raises `InputError` when the values are no longer finite, and `MethodRefusedError` when no picture of the
+        batch has a gradient at the start, or the goal none at all.
+        """
+        numbers = start.detach().clone()
+        first = torch.zeros_like(numbers)
+        second = torch.zeros_like(numbers) if self.stride.rule == "adam" else first
+        dead = torch.zeros(len(numbers), dtype=torch.long)
+        values: list[Tensor] = []
+        for step in range(self.steps):
+            try:
+                shown = None if step % EVERY else self.canvas.pixels(numbers).detach()
+                yield Progress(step, self.steps, shown, note)
+            except Enough:
+                break
+            value, gradient, shut = self._slope(numbers, self.shake.draw(random))
+            if not bool(value.isfinite().all()):
+                raise InputError(
+                    f"step {step + 1} of the ascent reached {value[~value.isfinite()][0].item()}",
+                    "finite values",
+                    "a smaller rate",
+                )
+            if step == 0 and not bool(gradient.any()):
+                raise unmoved(note)
+            values.append(value.cpu())
+            dead += shut.cpu() & (dead == step)
+            rate = self.stride.at(step)
+            if self.stride.rule == "adam":
+                first = 0.9 * first + 0.1 * gradient
+                second = 0.999 * second + 0.001 * gradient.square()
+                way = first / (1 - 0.9 ** (step + 1)) / ((second / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8)
+            elif self.stride.rule == "momentum":
+                way = first = self.stride.mass * first + gradient
+            elif self.stride.rule == "mean":
+                mean = gradient.abs().flatten(1).mean(1)
+                way = gradient / _per_row(torch.where(mean > 0, mean, 1), gradient)
+            else:
+                way = gradient
+            numbers = numbers + rate * way
+            for change in self.after:
+                numbers = change(numbers, gradient, step)
+        done = len(values)
+        history = torch.stack(values) if values else torch.zeros(0, len(numbers))
+        return Drawn(numbers, history, done, dead)
+
+    def _slope(self, numbers: Tensor, move: Movement) -> tuple[Tensor, Tensor, Tensor]:
+        """The values, their gradient, and which pictures are dead: gradient zero by the goal itself."""
+        value, gradient = _followed(lambda u: self.goal(move(u)), self.canvas, numbers)
+        dead = (gradient.flatten(1) == 0).all(1)
+        if self.revive is not None and bool(dead.any()):
+            revive = self.revive
+            _, other = _followed(lambda u: revive(move(u), dead), self.canvas, numbers)
+            gradient = torch.where(_per_row(dead, gradient), other, gradient)
+        return value, gradient, dead
+
+
+def _followed(goal: Goal, canvas: Canvas, numbers: Tensor) -> tuple[Tensor, Tensor]:
+    with torch.enable_grad():
+        moved = numbers.detach().requires_grad_()
+        value = goal(canvas.pixels(moved))
+        (gradient,) = slopes(value, moved, keep=False)
+    return value.detach(), torch.zeros_like(numbers) if gradient is None else gradient
+
+
+def _per_row(row: Tensor, like: Tensor) -> Tensor:
+    """(n,) shaped to go along with (n, ...)."""
+    return row.to(like.device).reshape(-1, *(1,) * (like.ndim - 1))
+
+
+def unmoved(what: str) -> MethodRefusedError:
+    """The refusal where no picture leads uphill."""
+    return MethodRefusedError(
+        f"the gradient is exactly zero at the start{f', {what}' if what else ''}: nothing leads uphill",
+        "a unit that answers to some start, or a score that is not saturated",
+        "a logit instead of a probability (its softmax may be saturated), another seed, or another unit (a dead one "
+        "has no gradient)",
+    )

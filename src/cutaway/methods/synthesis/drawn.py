@@ -1,0 +1,137 @@
+"""From an ascent to the pictures people get: portion by portion, with what is known of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cutaway.core.method import Raw, RawPanel
+from cutaway.core.model import VisionModel
+from cutaway.core.progress import Progress, Steps
+from cutaway.core.readers import Logit, Probability
+from cutaway.core.target import Target, score
+
+from .ascent import Ascent, Drawn
+from .canvas import Canvas
+from .shaking import Shake
+from .wanted import Wanted
+
+TRIED = Shake(jitter=0.05, scale=0.1, rotate=0.0)
+"""The movements under which a class's picture must stay one of its class."""
+TRIES = 8
+
+
+def drawing(
+    wanted: Wanted,
+    canvas: Canvas,
+    ascent: Callable[[Wanted], Ascent],
+    *,
+    spread: float,
+    draws: int = 1,
+) -> Steps[Raw]:
+    """Each target's picture from the same start, in portions; told `Enough`, the pictures begun so far."""
+    seed = int(torch.randint(2**62, ()))
+    count, model = wanted.rows, wanted.model
+    pictures: list[Tensor] = []
+    found: list[Drawn] = []
+    values: list[Tensor] = []
+    sure: list[Tensor] = []
+    done = 0
+    for part in wanted.portions(count, draws):
+        random = torch.Generator().manual_seed(seed)
+        begin = canvas.start(draws, spread, random)
+        numbers = begin.repeat(part.rows // draws, *(1,) * (begin.ndim - 1))
+        work = ascent(part)
+        steps = work.run(numbers, random, note=_named(part.target, part.rows))
+        drawn = yield from _within(steps, done, part.rows, count * draws)
+        done += part.rows
+        with torch.no_grad():
+            pixels = canvas.pixels(drawn.numbers).clamp(0, 1)
+            values.append(part.values(pixels))
+            sure.append(_sureness(model, part.target, pixels))
+        pictures.append(pixels)
+        found.append(drawn)
+        if drawn.steps < work.steps:
+            break
+    every = _seen(torch.cat(pictures))
+    every = every.view(-1, draws, *every.shape[1:])
+    value, dead = torch.cat(values).view(-1, draws), torch.cat([d.dead for d in found]).view(-1, draws)
+    evidence: dict[str, Any] = {
+        "value": value[:, 0],
+        "value at the start": torch.cat([d.values[0] for d in found]).view(-1, draws)[:, 0],
+        "steps": found[-1].steps,
+        "dead steps": dead[:, 0],
+    }
+    if all(len(s) for s in sure):
+        evidence["probability when moved"] = torch.cat(sure).view(-1, draws)[:, 0]
+    if draws > 1:
+        evidence["values"] = [row.tolist() for row in value]
+    notes = (*wanted.notes, *_said(dead, found[-1].steps, wanted.target, len(every), count))
+    if found[-1].steps < work.steps:
+        notes += (f"stopped after {found[-1].steps} of {work.steps} steps",)
+    panels = {}
+    if draws > 1:
+        panels["draws"] = RawPanel("further pictures of the same target", every[:, 1:], "picture")
+    return Raw(
+        every[:, 0],
+        signed=False,
+        unit="pixels in [0, 1]",
+        layer=", ".join(wanted.target.layers) or None,
+        evidence=evidence,
+        notes=notes,
+        panels=panels,
+        extra={"scale": "picture"},
+    )
+
+
+def _within(steps: Steps[Drawn], done: int, rows: int, total: int) -> Steps[Drawn]:
+    """The same work, its progress counted in pictures' thousandths."""
+    wish: BaseException | None = None
+    while True:
+        try:
+            step = next(steps) if wish is None else steps.throw(wish)
+        except StopIteration as end:
+            drawn: Drawn = end.value
+            return drawn
+        wish = None
+        try:
+            part = int(1000 * rows * step.fraction)
+            yield Progress(1000 * done + part, 1000 * total, step.preview, step.note)
+        except Exception as error:
+            wish = error
+
+
+def _sureness(model: VisionModel, target: Target, pixels: Tensor) -> Tensor:
+    """The mean probability of each picture's class under small movements; nothing for other targets."""
+    (_, reader), *more = target.terms
+    if more or not isinstance(reader, Logit | Probability):
+        return pixels.new_zeros(0)
+    asked, random = Target(((1.0, Probability(reader.index)),)), torch.Generator().manual_seed(0)
+    tries = [score(model, TRIED.draw(random)(pixels), asked) for _ in range(TRIES)]
+    return torch.stack(tries).mean(0)
+
+
+def _seen(pixels: Tensor) -> Tensor:
+    return pixels if pixels.shape[1] == 3 else pixels.expand(-1, 3, -1, -1)
+
+
+def _named(target: Target, rows: int) -> str:
+    return target.label() + (f" and {rows - 1} more" if rows > 1 else "")
+
+
+def _said(dead: Tensor, steps: int, target: Target, made: int, asked: int) -> tuple[str, ...]:
+    """What a reader must know of pictures that were dead, or never begun."""
+    notes = []
+    for i, own in enumerate(dead.amax(1).tolist()):
+        if own >= max(steps, 1):
+            notes.append(f"{target.label(i)} never had a gradient: its picture is the start")
+        elif own:
+            notes.append(
+                f"{target.label(i)} was shut at the start: every ReLU let the gradient pass for {own} steps"
+            )
+    if made < asked:
+        notes.append(f"stopped after {made} of {asked} pictures")
+    return tuple(notes)
