@@ -60,6 +60,7 @@ def test_a_finished_atlas_is_left_alone_and_says_what_it_holds(atlas: Path, phot
         1,
     )
     assert sum(about["units"].values()) > 100
+    assert (about["scores"], about["left_out"]) == ("logits", {})
     assert {p: p.read_bytes() for p in atlas.rglob("*") if p.is_file()} == before
     other = run(*again[:-1], "--keep", "top")
     assert other.exit_code == 3
@@ -96,6 +97,42 @@ def test_a_layer_is_drawn_and_its_colour_told(atlas: Path, tmp_path: Path) -> No
     assert "colour units" in done.stdout
 
 
+def test_what_an_atlas_lacks_is_told_when_it_is_built_and_drawn(photos: Path, tmp_path: Path) -> None:
+    code = """
+import torch
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.twice = torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(4, 4, 3)
+    def forward(self, x):
+        return self.twice(self.twice(self.stem(x))).mean((2, 3)).softmax(1)
+def build():
+    torch.manual_seed(0)
+    return Net().eval()
+"""
+    (tmp_path / "net.py").write_text(code)
+    (tmp_path / "own.json").write_text('{"resize": 20, "crop": 20}')
+    own = ("--model", f"{tmp_path / 'net.py'}:build", "--preprocess", tmp_path / "own.json")
+    done = run("atlas", "build", photos, *own, "-o", tmp_path / "own", *OPTIONS)
+    assert done.exit_code == 0, done.output
+    assert "not in the atlas: twice: ran 2 times" in done.stderr
+    assert "those that the network itself gives" in done.stderr
+    shown = run(
+        "atlas",
+        "show",
+        tmp_path / "own",
+        "--layer",
+        "stem",
+        *own[2:],
+        "--model",
+        own[1],
+        "-o",
+        tmp_path / "x.png",
+    )
+    assert shown.exit_code == 0, shown.output
+    assert "not in the atlas: twice: ran 2 times" in shown.stderr
+
+
 def test_two_atlases_are_joined(photos: Path, atlas: Path, tmp_path: Path) -> None:
     more = tmp_path / "more"
     more.mkdir()
@@ -126,6 +163,7 @@ def test_two_atlases_are_joined(photos: Path, atlas: Path, tmp_path: Path) -> No
         (("unit", "L:3", "--atlas", "A", "--model", "cutaway:cifar"), 3, "another network"),
         (("atlas", "show", "A", "--layer", "L", "--units", "a-b", "-o", "x.png"), 2, "0-31"),
         (("atlas", "show", "A", "--layer", "L", "--units", "99999", "-o", "x.png"), 2, "0 to"),
+        (("atlas", "show", "A", "--layer", "L", "-k", "7", "-o", "x.png"), 2, "keeps 6"),
         (("atlas", "build", "EMPTY", *MODEL, "-o", "new"), 3, "no picture"),
         (("atlas", "build", "gone", *MODEL, "-o", "new"), 3, "no file or folder"),
         (("atlas", "build", "PHOTOS", *MODEL, "-o", "new", "-k", "99"), 2, "k=99"),

@@ -168,6 +168,7 @@ def test_predictions_embeddings_and_the_unreadable_are_in_the_tables(
     bad = frame[frame.unread.notna()]
     assert bad.name.tolist() == [n for n in whole.names if n.endswith(f"{BROKEN:02d}.png")]
     assert bad.predicted.map(len).tolist() == [0]
+    assert (bad.label.tolist(), bad.label_name.tolist(), bad.height.tolist()) == ([2], ["cow"], [-1])
     assert [n for _, n, _ in whole.done["unread"]] == bad.name.tolist()
     scores = maps["fc"][:, :, 0, 0].softmax(1)
     good = frame[frame.unread.isna()]
@@ -654,3 +655,77 @@ def test_a_lone_picture_in_the_first_batch_does_not_hide_that_pictures_mix(tmp_p
         finish(
             build(model, Pictures(tmp_path / "photos"), tmp_path / "out", k=2, shard=9, batch=3, threads=1)
         )
+
+
+class Odd(nn.Module):
+    """Layers that run twice, under two names, or only lend their weights; scores of a kind."""
+
+    def __init__(self, gives: str) -> None:
+        super().__init__()
+        self.gives, self.stem = gives, nn.Conv2d(3, 6, 3, 2)
+        self.twice, self.one = nn.Conv2d(6, 6, 3, padding=1), nn.Conv2d(6, 6, 1)
+        self.other, self.lent, self.head = self.one, nn.Linear(6, 6), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.one(self.twice(self.twice(self.stem(x)))).mean((2, 3))
+        given: Tensor = 40 * self.head(h @ self.lent.weight)
+        kinds = {"softmax": given.softmax(1), "sigmoid": given.sigmoid(), "maps": given[:, :, None, None]}
+        return kinds.get(self.gives, given)
+
+
+def odd(gives: str = "logits") -> VisionModel:
+    torch.manual_seed(2)
+    return VisionModel(Odd(gives).eval(), Preprocess(resize=SIZE, crop=SIZE), name="odd")
+
+
+def test_layers_that_cannot_be_watched_are_listed_with_the_reason(photos: Path, tmp_path: Path) -> None:
+    told = {"k": 2, "threads": 1}
+    atlas = finish(build(odd(), Pictures(photos / "ant"), tmp_path / "odd", **told))
+    assert atlas.layers == ("stem", "one", "head")
+    left = json.loads((tmp_path / "odd" / "manifest.json").read_text())["plan"]["left_out"]
+    assert left.keys() == {"twice", "lent"}
+    assert left["twice"] == "ran 2 times for one picture"
+    assert "never ran by itself" in left["lent"]
+    with pytest.raises(UnknownNameError, match="'twice' is not in the atlas: it ran 2 times"):
+        atlas.top("twice", 0)
+    assert atlas.layer("other") == "one"
+    named = finish(build(odd(), Pictures(photos / "ant"), tmp_path / "named", layers=["other"], **told))
+    assert torch.equal(named.top("other", 3).values, atlas.top("one", 3).values)
+    assert not named.plan.left_out
+
+
+@pytest.mark.parametrize("gives", ["logits", "softmax", "sigmoid", "maps"])
+def test_probabilities_are_what_they_are_called(gives: str, photos: Path, tmp_path: Path) -> None:
+    pictures, model = Pictures(photos / "ant"), odd(gives)
+    atlas = finish(build(model, pictures, tmp_path / "odd", k=2, threads=1))
+    frame = pd.read_parquet(tmp_path / "odd" / "pictures.parquet")
+    if gives in ("sigmoid", "maps"):
+        assert "probability" not in frame
+        assert ("sigmoid" if gives == "sigmoid" else "(4, 1, 1)") in atlas.plan.scores
+        return
+    assert atlas.plan.scores == {"logits": "logits", "softmax": "probabilities"}[gives]
+    with model.guard(), torch.no_grad():
+        scores = model(torch.cat([model.pixels(pictures.path(n)) for n in range(len(pictures))]))
+    want = scores if gives == "softmax" else scores.softmax(1)
+    np.testing.assert_allclose([p[0] for p in frame.probability], want.amax(1), rtol=1e-4)
+
+
+@pytest.mark.parametrize("keep", ["top", "extremes", "moments", "sketch"])
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_activations_that_are_not_finite_end_in_words(
+    keep: str, value: float, photos: Path, tmp_path: Path
+) -> None:
+    class Broken(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 2, 3)
+            with torch.no_grad():
+                self.conv.bias[1] = value
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(x)[:, :1].mean((2, 3))
+
+    model = VisionModel(Broken().eval(), Preprocess(resize=SIZE, crop=SIZE), name="broken")
+    steps = build(model, Pictures(photos / "ant"), tmp_path / "out", k=2, threads=1, statistics=(keep,))
+    with pytest.raises(InputError, match=rf"layer 'conv': channel 1 answers 00.png .* with {value}"):
+        finish(steps)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from cutaway.core.errors import UsageError
 from cutaway.core.progress import finish
 
+from .atlas_told import lacking, told
 from .console import bar, command_line, guarded, say
 from .explain import (
     QUESTION,
@@ -23,9 +23,6 @@ from .explain import (
     WeightsOption,
 )
 from .outputs import check_outputs, write_page
-
-if TYPE_CHECKING:
-    from cutaway.sweep.atlas import Atlas
 
 atlas = typer.Typer(
     name="atlas",
@@ -163,7 +160,7 @@ def build(
     except KeyboardInterrupt:
         say(f"what was finished is kept in {output}; the same command goes on")
         raise
-    _told(found, as_json)
+    told(found, as_json)
 
 
 def show(
@@ -189,7 +186,9 @@ def show(
     units: Annotated[
         str, typer.Option(metavar="A-B,C", help="Channels: 0-31,40.", rich_help_panel=QUESTION)
     ] = "",
-    k: Annotated[int, typer.Option("-k", min=1, help="Patches of a unit.", rich_help_panel=QUESTION)] = 9,
+    k: Annotated[
+        int | None, typer.Option("-k", min=1, help="Patches of a unit; 9.", rich_help_panel=QUESTION)
+    ] = None,
     photos: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="The pictures, when moved.", rich_help_panel=QUESTION),
@@ -212,6 +211,8 @@ def show(
     with bar(1) as draw:
         sheet = finish(steps, draw(0, "drawing"))
     say(f"wrote {sheet.save(output)}: {len(sheet.values)} of {count} units")
+    for line in lacking(found):
+        say(line)
 
 
 def colours(
@@ -277,43 +278,11 @@ def merge(
     """Join atlases of one network that were made of different pictures, perhaps on different machines."""
     from cutaway.sweep.join import join
 
-    _told(join(parts, output), as_json)
+    told(join(parts, output), as_json)
 
 
 def _names(given: list[str] | None) -> list[str]:
     return [part.strip() for name in given or [] for part in name.split(",") if part.strip()]
-
-
-def _told(found: Atlas, as_json: bool) -> None:
-    """What the atlas holds: on stdout, and the pictures that could not be read on stderr."""
-    unread = found.done["unread"]
-    for _, name, reason in unread[:10]:
-        say(f"left out: {name}: {reason}")
-    if len(unread) > 10:
-        say(f"and {len(unread) - 10} more: see pictures.parquet")
-    units = {layer: found.units(layer) for layer in found.layers}
-    tops = {layer: found.reducer(layer, "top") for layer in units if "top" in found.plan.statistics}
-    dead = {layer: int((top.values[:, 0] <= 0).sum()) for layer, top in tops.items()}
-    about: dict[str, Any] = {
-        "schema": "cutaway/1",
-        "command": "atlas",
-        "folder": str(found.folder),
-        "model": found.about["model"],
-        "pictures": len(found.names),
-        "unread": len(unread),
-        "units": units,
-        "dead": dead,
-    }
-    if as_json:
-        typer.echo(json.dumps(about, indent=1))
-        return
-    typer.echo(
-        f"{found.folder}: {sum(units.values())} units of {len(units)} layers of {about['model']['name']}, "
-        f"{len(found.names) - len(unread)} pictures ({len(unread)} could not be read)"
-    )
-    never = ", ".join(f"{count} of {units[layer]} in {layer}" for layer, count in dead.items() if count)
-    if never:
-        typer.echo(f"never above 0 on these pictures: {never}")
 
 
 for _command in (build, show, colours, merge):

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cutaway.core.errors import InputError, MethodRefusedError, UsageError, unknown
+from cutaway.core.errors import InputError, MethodRefusedError, UnknownNameError, UsageError, unknown
 from cutaway.core.model import VisionModel
 from cutaway.core.progress import Steps
 from cutaway.data.folder import PictureSource
@@ -135,6 +135,12 @@ class Atlas:
         for first, others in ((n, self.plan.same.get(n, ())) for n in self.layers):
             if name == first or name in others:
                 return first
+        if name in self.plan.left_out:
+            raise UnknownNameError(
+                f"layer {name!r} is not in the atlas: it {self.plan.left_out[name]}",
+                "a layer that runs once and gives maps or a vector",
+                f"{self.layers[-1]!r}",
+            )
         raise unknown(
             "layer of the atlas", name, [*self.layers, *sum(map(tuple, self.plan.same.values()), ())]
         )

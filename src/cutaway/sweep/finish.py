@@ -56,7 +56,7 @@ def finished(job: Job, known: Sequence[str], engine: Engine, fingerprint: str) -
         grey = {layer: found[f"grey/{layer}"] for layer in tops}
     folder.write("units.parquet", units_table(whole.kept, names, labels, fields, grey))
     folder.write("statistics.parquet", statistics_table(whole.kept, job.plan.units))
-    folder.write("pictures.parquet", pictures_table(whole, names, job.model.classes, known))
+    folder.write("pictures.parquet", pictures_table(whole, names, labels, job.model.classes, known))
     if job.pictures.fingerprint() != fingerprint:
         raise InputError(
             "the pictures have changed while the atlas was built",

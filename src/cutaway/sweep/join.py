@@ -86,7 +86,7 @@ def _join(atlases: Sequence[Atlas], out: Folder) -> None:
         out.write(FEATURES, {f"grey/{layer}": values for layer, values in grey.items()})
     out.write("units.parquet", units_table(whole.kept, names, torch.tensor(labels), fields, grey))
     out.write("statistics.parquet", statistics_table(whole.kept, first.plan.units))
-    out.write("pictures.parquet", pictures_table(whole, names, shown, classes))
+    out.write("pictures.parquet", pictures_table(whole, names, torch.tensor(labels), shown, classes))
     unread = [list(one) for one in whole.unread]
     done = {"pictures": len(names), "unread": unread, "names": names, "labels": labels}
     out.write(PRINTS, {"prints": torch.cat([a.prints for a in atlases])})

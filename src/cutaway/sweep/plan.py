@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from cutaway.core.errors import MethodRefusedError, UsageError
 from cutaway.core.layers import Layer
@@ -16,6 +17,8 @@ from cutaway.core.windows import suggested_batch
 
 STATISTICS = ("top", "extremes", "moments", "sketch", "classes")
 """What can be kept of every unit, by the names of the reducers."""
+LOGITS, PROBABILITIES = "logits", "probabilities"
+"""What a network gives of each class: numbers that softmax makes probabilities of, or these."""
 _LEAST, _SHARDS = 64, 256
 _BYTES = {"extremes": 24, "moments": 320, "sketch": 8232}
 """What a unit takes."""
@@ -36,6 +39,8 @@ class Plan:
     batch, shard, threads : pictures at a time, pictures to a shard, processor threads. The same numbers give the
         same bits on one kind of machine, whoever runs the shards and in whatever order.
     size : (height, width) of the network's pictures.
+    scores : LOGITS, PROBABILITIES, or in words what else the network gives, of which no probabilities are made.
+    left_out : layers with weights of their own, and blocks, that cannot be watched, and why.
     """
 
     layers: tuple[str, ...]
@@ -48,6 +53,8 @@ class Plan:
     shard: int
     threads: int
     size: tuple[int, int]
+    scores: str
+    left_out: Mapping[str, str]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -122,18 +129,46 @@ def plan(
         math.ceil(shard / batch) * batch if shard > batch else shard,
         threads or torch.get_num_threads(),
         size,
+        _scores(model, size),
+        {} if layers else _left_out(model),
     )
+
+
+def _wanted(model: VisionModel) -> list[Layer]:
+    blocks = {n for n, m in model.network.named_modules() if n and any(True for _ in m.children())}
+    return [
+        row
+        for row in model.layers
+        if row.weights_per_unit is not None or (row.name in blocks and row.name.count(".") < 2)
+    ]
+
+
+def _left_out(model: VisionModel) -> dict[str, str]:
+    """What a person might look for among `_usual` and not find, with the reason."""
+    found = {row.name: _why(model, row) for row in _wanted(model) if not _readable(model, row)}
+    for name, module in model.network.named_modules():
+        weight = getattr(module, "weight", None)
+        if name and isinstance(weight, Tensor) and weight.ndim > 1 and name not in model.layers:
+            found[name] = "never ran by itself: the layer above takes its weights, if anything does"
+    return found
+
+
+def _scores(model: VisionModel, size: tuple[int, int]) -> str:
+    """What the network gives, seen on two pictures of noise."""
+    noise = torch.rand(2, model.preprocess.pixel_channels, *size, generator=torch.Generator().manual_seed(0))
+    with model.guard(), torch.inference_mode():
+        given = model(noise.to(model.device, model.dtype)).float()
+    last = {model.layers.trace.nodes[value.node].name for value in model.layers.trace.output}
+    if given.ndim != 2 or given.shape[1] < 2:
+        return f"an output of shape {tuple(given.shape[1:])} for each picture"
+    if bool((given >= 0).all()) and bool(((given.sum(1) - 1).abs() < 1e-3).all()):
+        return PROBABILITIES
+    return "a yes or no of its own for each class (sigmoid)" if "sigmoid" in last else LOGITS
 
 
 def _usual(model: VisionModel) -> list[Layer]:
     """Convolutional and linear layers, and blocks."""
-    blocks = {n for n, m in model.network.named_modules() if n and any(True for _ in m.children())}
-    found = [
-        row
-        for row in model.layers
-        if _readable(model, row)
-        and (row.weights_per_unit is not None or (row.name in blocks and row.name.count(".") < 2))
-    ]
+    found = [row for row in _wanted(model) if _readable(model, row)]
     if not found:
         raise MethodRefusedError(
             "no layer of this network gives one map or vector", "a convolutional network"
@@ -144,9 +179,18 @@ def _usual(model: VisionModel) -> list[Layer]:
 def _asked(model: VisionModel, name: str) -> Layer:
     row = model.layers.find(name)
     if not _readable(model, row):
-        why = f"ran {row.runs} times" if row.runs != 1 else f"gives {row.shape}"
-        raise UsageError(f"layer {name!r}, which {why}", "a layer that runs once and gives maps or a vector")
+        raise UsageError(
+            f"layer {name!r}, which {_why(model, row)}", "a layer that runs once and gives maps or a vector"
+        )
     return row
+
+
+def _why(model: VisionModel, row: Layer) -> str:
+    if row.runs != 1:
+        return f"ran {row.runs} times for one picture"
+    if row.layout == "other":
+        return f"gives numbers of shape {tuple(row.shape)}, which is no map and no vector"
+    return "gives several tensors, or one inside something else"
 
 
 def _readable(model: VisionModel, row: Layer) -> bool:
@@ -156,8 +200,10 @@ def _readable(model: VisionModel, row: Layer) -> bool:
 def _distinct(model: VisionModel, rows: Sequence[Layer]) -> tuple[list[str], dict[str, tuple[str, ...]]]:
     """Each activation under the first of its names, and the further names of those that have some."""
     by_value: dict[object, list[str]] = {}
+    further: dict[str, list[str]] = {}
+    for alias, name in model.layers.trace.aliases.items():
+        further.setdefault(name, []).append(alias)
     for row in rows:
         names = by_value.setdefault(model.layers.read_as(row.name), [])
-        if row.name not in names:
-            names.append(row.name)
+        names += [name for name in (row.name, *further.get(row.name, ())) if name not in names]
     return [n[0] for n in by_value.values()], {n[0]: tuple(n[1:]) for n in by_value.values() if n[1:]}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import torch
@@ -27,9 +27,11 @@ class Seen:
     (tensor([[5.]]), tensor([[0]]), tensor([[1]]), tensor([[13.]], dtype=torch.float64))
     """
 
-    def __init__(self, maps: Tensor, ids: Tensor, labels: Tensor | None = None) -> None:
+    def __init__(
+        self, maps: Tensor, ids: Tensor, labels: Tensor | None = None, names: Sequence[str] | None = None
+    ) -> None:
         self.maps = maps.detach().float()
-        self.ids, self.labels = ids, labels
+        self.ids, self.labels, self._names = ids, labels, names
 
     @property
     def places(self) -> int:
@@ -50,15 +52,21 @@ class Seen:
 
     @cached_property
     def peaks(self) -> Tensor:
-        """The largest value of each map, (n, u). Raises `InputError` where one is not a number."""
+        """The largest value of each map, (n, u). Raises `InputError` where it is not finite."""
         return self._finite(self._across.amax(2).cpu())
 
     def _finite(self, values: Tensor) -> Tensor:
         if not bool(values.isfinite().all()):
             n, u = (~values.isfinite()).nonzero()[0].tolist()
+            own, number = self.maps[n, u].flatten(), int(self.ids[n])
+            value = float([*own[~own.isfinite()], values[n, u]][0])
+            which = (
+                f"picture {number}" if self._names is None else f"{self._names[number]} (picture {number})"
+            )
             raise InputError(
-                f"channel {u} answers picture {int(self.ids[n])} with {float(values[n, u])}",
+                f"channel {u} answers {which} with {value}",
                 "finite activations",
+                "weights without NaN and inf, and float32, which overflows last",
             )
         return values
 
@@ -91,7 +99,7 @@ class Seen:
 
     @cached_property
     def lows(self) -> Tensor:
-        """The smallest value of each map, (n, u). Raises `InputError` where one is not a number."""
+        """The smallest value of each map, (n, u). Raises `InputError` where it is not finite."""
         return self._finite(self._lines(self.maps, Tensor.amin).amin(2).cpu())
 
     @cached_property
@@ -107,8 +115,8 @@ class Seen:
 
     @cached_property
     def sums(self) -> Tensor:
-        """The sum of each map, (n, u), float64."""
-        return self._added[0]
+        """The sum of each map, (n, u), float64. Raises `InputError` where a value is not finite."""
+        return self._finite(self._added[0])
 
     @cached_property
     def squares(self) -> Tensor:
@@ -117,5 +125,6 @@ class Seen:
 
     @cached_property
     def counts(self) -> Tensor:
-        """How many values of each unit fall into each bucket of the sketch, (u, buckets)."""
+        """How many values of each unit fall into each bucket of the sketch, (u, buckets); raises as `lows` does."""
+        _ = self.peaks, self.lows
         return counts(self.maps).cpu()

@@ -15,10 +15,10 @@ from cutaway.core.errors import InputError, MethodRefusedError, UsageError
 from cutaway.core.model import VisionModel
 from cutaway.core.progress import Progress, Steps
 from cutaway.core.tap import Tap
-from cutaway.data.batches import Unread, batches
+from cutaway.data.batches import Batch, Unread, batches
 from cutaway.data.folder import PictureSource
 
-from .plan import Plan
+from .plan import LOGITS, PROBABILITIES, Plan
 from .reducers import REDUCERS, Reducer
 from .seen import Seen
 
@@ -73,7 +73,7 @@ def sweep(
 
         def look(layer: str, maps: Tensor) -> None:
             maps = maps if maps.ndim == 4 else maps[:, :, None, None]
-            seen = Seen(maps, batch.ids, batch.labels)  # noqa: B023
+            seen = Seen(maps, batch.ids, batch.labels, pictures.names)  # noqa: B023
             try:
                 for reducer in kept.get(layer, {}).values():
                     reducer.update(seen)
@@ -88,7 +88,7 @@ def sweep(
             pixels = batch.pixels.contiguous(memory_format=torch.channels_last) if last else batch.pixels
             with Tap(model, *watched, look=look):
                 scores = model(pixels)
-            for name, values in _rows(batch.ids, batch.labels, batch.sizes, scores, pooled):
+            for name, values in _rows(batch, scores, plan.scores, pooled):
                 rows.setdefault(name, []).append(values.cpu())
         done = int(batch.ids[-1]) + 1 - numbers.start
         rate = done / (time.perf_counter() - start)
@@ -110,11 +110,13 @@ def threads(count: int) -> Iterator[None]:
 
 
 def _rows(
-    ids: Tensor, labels: Tensor, sizes: Tensor, scores: Tensor, pooled: Mapping[str, Tensor]
+    batch: Batch, scores: Tensor, kind: str, pooled: Mapping[str, Tensor]
 ) -> Iterator[tuple[str, Tensor]]:
-    yield from (("id", ids), ("label", labels), ("height", sizes[:, 0]), ("width", sizes[:, 1]))
-    if scores.ndim == 2 and scores.shape[1] > 1:
-        probability, number = scores.float().softmax(1).topk(min(SHOWN, scores.shape[1]))
+    yield from (("id", batch.ids), ("label", batch.labels))
+    yield from (("height", batch.sizes[:, 0]), ("width", batch.sizes[:, 1]))
+    if kind in (LOGITS, PROBABILITIES):
+        shares = scores.float().softmax(1) if kind == LOGITS else scores.float()
+        probability, number = shares.topk(min(SHOWN, scores.shape[1]))
         yield from (("class", number), ("probability", probability))
     for layer, values in pooled.items():
         yield f"embedding/{layer}", values

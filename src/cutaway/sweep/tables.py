@@ -97,11 +97,13 @@ def statistics_table(kept: Kept, units: Mapping[str, int]) -> bytes:
     return parquet({name: np.concatenate(found) for name, found in parts.items()}, {})
 
 
-def pictures_table(found: Swept, names: Sequence[str], classes: Sequence[str], known: Sequence[str]) -> bytes:
+def pictures_table(
+    found: Swept, names: Sequence[str], labels: Tensor | None, classes: Sequence[str], known: Sequence[str]
+) -> bytes:
     """`pictures.parquet`: one row per picture.
 
-    Columns: picture (number), name, label, label_name, height, width (of the file), unread (why; null when it was
-    read), and the predicted classes, best first: predicted (numbers), predicted_names, probability (lists).
+    Columns: picture (number), name, label, label_name, height, width (of the file; -1 when it was not read), unread
+    (why; null when it was read), and the predicted classes, best first: predicted (numbers), predicted_names, probability (lists).
     """
     count = len(names)
     rows = {name: values.numpy() for name, values in found.rows.items() if "/" not in name}
@@ -114,7 +116,8 @@ def pictures_table(found: Swept, names: Sequence[str], classes: Sequence[str], k
         "name": np.array(names, dtype=object),
         "unread": np.array([reasons.get(i) for i in range(count)], dtype=object),
     }
-    for name in ("label", "height", "width"):
+    columns["label"] = np.full(count, -1, np.int32) if labels is None else labels.numpy().astype(np.int32)
+    for name in ("height", "width"):
         column = np.full(count, -1, np.int32)
         column[ids] = rows.get(name, -1)
         columns[name] = column

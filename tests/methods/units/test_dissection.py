@@ -273,6 +273,9 @@ def test_planted_units_are_named_and_a_rotation_leaves_fewer(tmp_path: Path) -> 
     assert found.summary().values[-1, :2].tolist() == [3, 3]
     assert max(uniques) <= 3
     assert sum(uniques) / 4 < 2.5
+    found = finish(dissect(seer(), pictures, made, ["2"], q=0.04, threshold=0.99, rotate=0))
+    assert "neither has a detector" in found.sentences()[0]
+    assert "no better" not in found.sentences()[0]
 
 
 def test_a_rotation_keeps_lengths_and_is_dissected_as_one(tmp_path: Path) -> None:

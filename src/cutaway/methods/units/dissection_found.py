@@ -160,7 +160,9 @@ class Dissection:
             return found.sentence()
         mine, theirs = len(found.unique), len(other.unique)
         verdict = (
-            "the rotation lowers the unique detectors: units fit more of these concepts than arbitrary directions do"
+            f"neither has a detector, so that above IoU {found.least:g} the rotation says nothing"
+            if mine == theirs == 0
+            else "the rotation lowers the unique detectors: units fit more of these concepts than arbitrary directions do"
             if theirs < mine
             else "the rotation does NOT lower the unique detectors: by this count units are no better than arbitrary directions"
         )

@@ -36,7 +36,7 @@ def layer_sheet(
     *,
     units: Sequence[int] | None = None,
     what: Shown = "patches",
-    k: int = 9,
+    k: int | None = None,
     photos: str | Path | None = None,
     again: str = "",
 ) -> Steps[Patches]:
@@ -46,10 +46,11 @@ def layer_sheet(
     ----------
     units : channels; the first 64 when None.
     what : "patches", or "features", the weighted mean patch, which needs no pictures.
+    k : patches of a unit; nine, or all that the atlas keeps, when None.
 
     Gives `Patches` (u, 3, h, w) with the largest activation of each and the channels as names; dead units are mid-grey
     and said. Raises `InputError` for an atlas of another network and pictures that are gone, `UsageError` for channels
-    that the layer does not have, `MethodRefusedError` for features where the atlas has none.
+    that the layer does not have and more patches than are kept, `MethodRefusedError` for features where the atlas has none.
     """
     start = time.perf_counter()
     atlas.check(model)
@@ -59,6 +60,9 @@ def layer_sheet(
     if wrong or not chosen:
         raise UsageError(f"channels {wrong} of layer {layer!r}", f"0 to {count - 1}")
     table = atlas.reducer(layer, "top")
+    k = min(9, table.k) if k is None else k
+    if not 1 <= k <= table.k:
+        raise UsageError(f"k={k} of an atlas that keeps {table.k}", f"1 to {table.k}", f"k={min(9, table.k)}")
     peaks, notes = table.values[chosen, 0], list[str]()
     dead = [c for c, peak in zip(chosen, peaks.tolist(), strict=True) if peak <= 0]
     if what == "features":
