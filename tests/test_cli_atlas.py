@@ -75,10 +75,12 @@ def test_a_unit_is_printed_drawn_and_given_as_json(atlas: Path, tmp_path: Path) 
     text = (tmp_path / "unit.html").read_text()
     assert "neuron feature" in text
     assert f"cutaway unit {name}" in text
-    done = run("unit", name, "--atlas", atlas, "--json", "-k", 3)
+    assert "shape index" not in done.stdout
+    done = run("unit", name, "--atlas", atlas, "--json", "-k", 3, "--profile")
     results = json.loads(done.stdout)["results"]
     assert [r["kind"] for r in results][:2] == ["patches", "curves"]
     assert len(results[0]["sources"]) == 3
+    assert {"orientation index", "symmetry index", "shape index"} <= results[0]["evidence"].keys()
     done = run("unit", name, "--atlas", atlas, "-o", tmp_path / "unit.png")
     assert done.exit_code == 0
     with Image.open(tmp_path / "unit.png") as image:

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 import cutaway
 from cutaway.cli import app
+from cutaway.methods.weights.spectra import compare_banks
 from cutaway.zoo import load
 
 RUN = CliRunner()
@@ -47,12 +48,46 @@ def test_filters_writes_what_the_weights_are(tmp_path: Path) -> None:
         (["--set", "space=elsewhere"], 2, "space"),
         (["--set", "size=3"], 4, "size"),
         (["-o", "filters.txt"], 2, ".txt"),
+        (["--beside", "cutaway:cifar"], 2, "--method diagnosis"),
+        (["--method", "diagnosis", "--beside", "nowhere"], 4, "nowhere"),
     ],
 )
 def test_filters_says_what_is_wrong(arguments: list[str], code: int, said: str) -> None:
     done = RUN.invoke(app, ["filters", "-m", "cutaway:scenes", *arguments])
     assert done.exit_code == code, done.output
     assert said in done.output
+
+
+BANKS = """
+import torch
+def net(kernel, stride):
+    torch.manual_seed(kernel)
+    body = torch.nn.Conv2d(3, 6, kernel, stride), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
+    return torch.nn.Sequential(*body).eval()
+def coarse():
+    return net(11, 4)
+def fine():
+    return net(7, 2)
+"""
+
+
+def test_two_first_layers_stand_beside_each_other(tmp_path: Path) -> None:
+    file = tmp_path / "banks.py"
+    file.write_text(BANKS)
+    line = ["filters", "-m", f"{file}:coarse", "--size", "40", "--method", "diagnosis"]
+    line += ["--beside", f"{file}:fine"]
+    done = RUN.invoke(app, [*line, "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)["beside"]
+    both = [load(f"{file}:{name}").network[0].weight for name in ("coarse", "fine")]
+    want = compare_banks(both[0], 4, both[1], 2)
+    assert (found["first"]["kernel"], found["second"]["stride"]) == ([11, 11], [2, 2])
+    for side in ("first", "second", "change"):
+        assert found[side]["aliased"] == pytest.approx(want[side]["aliased"])
+    assert found["change"]["aliased"] < 0
+    words = RUN.invoke(app, line)
+    assert "11 11" in words.stdout
+    assert "aliased" in words.stdout
 
 
 def test_planes_with_an_option(tmp_path: Path) -> None:

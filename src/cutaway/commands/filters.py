@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,6 +23,10 @@ from .explain import (
 from .outputs import check_outputs
 from .summary import print_inspected
 
+if TYPE_CHECKING:
+    from cutaway.core.model import VisionModel
+    from cutaway.core.result import Result
+
 
 def filters(
     model: ModelOption,
@@ -30,6 +34,14 @@ def filters(
     classes: ClassesOption = None,
     preprocess: PreprocessOption = None,
     device: DeviceOption = "auto",
+    beside: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SPEC",
+            help="With --method diagnosis: another network, whose first convolution is compared.",
+            rich_help_panel=NETWORK,
+        ),
+    ] = None,
     size: Annotated[
         int | None,
         typer.Option(
@@ -60,6 +72,8 @@ def filters(
     from cutaway.zoo import load
 
     chosen = get(method)
+    if beside is not None and method != "diagnosis":
+        raise UsageError(f"--beside with --method {method}", "--method diagnosis", "--method diagnosis")
     if not set(chosen.needs) <= {LAYER}:
         alone = ", ".join(n for n, m in METHODS.items() if set(m.needs) <= {LAYER})
         hint = f"cutaway explain IMG --method {method}" if IMAGE in chosen.needs else ""
@@ -74,11 +88,32 @@ def filters(
         options[name] = value
     chosen.options(options)
     network = load(model, weights=weights, classes=classes, preprocess=preprocess, device=device)
+    _sized(network, size)
+    result = network.inspect(method, **options)
+    more = {} if beside is None else _beside(network, result, beside, size)
+    print_inspected(result, as_json=as_json, more=more)
+    if output is not None:
+        say(f"wrote {result.save(output)}")
+
+
+def _sized(network: VisionModel, size: int | None) -> None:
+    """Have the layers traced at this size."""
     if size is not None:
         import torch
 
         network.pixels(torch.zeros(1, network.preprocess.pixel_channels, size, size))
-    result = network.inspect(method, **options)
-    print_inspected(result, as_json=as_json)
-    if output is not None:
-        say(f"wrote {result.save(output)}")
+
+
+def _beside(network: VisionModel, found: Result, spec: str, size: int | None) -> dict[str, Any]:
+    """The bank of filters that was diagnosed and the first convolution of another network, side by side."""
+    from cutaway.methods.weights.common import convolution, convolutions, exact
+    from cutaway.methods.weights.spectra import compare_banks
+    from cutaway.zoo import load
+
+    other = load(spec)
+    _sized(other, size)
+    both = ((network, str(found.layer)), (other, convolutions(other)[0]))
+    modules = [convolution(model, layer) for model, layer in both]
+    banks = [(exact(m.weight), (int(m.stride[0]), int(m.stride[1]))) for m in modules]
+    names = [f"{model.name} {layer}" for model, layer in both]
+    return {"beside": {"names": names, **compare_banks(*banks[0], *banks[1])}}

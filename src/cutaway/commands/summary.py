@@ -77,11 +77,13 @@ def print_picture(one: Explained) -> None:
     out.print()
 
 
-def print_inspected(result: Result, *, as_json: bool) -> None:
-    """One result about the network alone: a JSON object, or a line and its notes."""
+def print_inspected(result: Result, *, as_json: bool, more: Mapping[str, Any]) -> None:
+    """One result about the network alone: a JSON object with `more` in it, or a line, its notes and two banks."""
     if as_json:
-        print_json("filters", {"model": result.provenance.model, "results": [_entry(result.method, result)]})
+        found = {"model": result.provenance.model, "results": [_entry(result.method, result)]}
+        print_json("filters", found | {**more})
         return
+    from rich.table import Table
     from rich.text import Text
 
     out = console()
@@ -90,6 +92,22 @@ def print_inspected(result: Result, *, as_json: bool) -> None:
     out.print(Text(line), soft_wrap=True)
     for note in result.notes:
         out.print(Text(f"  {note}", style="dim"), soft_wrap=True)
+    if "beside" in more:
+        both = more["beside"]
+        table = Table(box=None, padding=(0, 2, 0, 2), header_style="dim")
+        for head in ("", *both["names"]):
+            table.add_column(head, justify="right" if head else "left")
+        for name, value in both["first"].items():
+            cells = (value, both["second"][name])
+            table.add_row(name, *(_plain(cell) for cell in cells))
+        out.print(table)
+
+
+def _plain(value: Any) -> str:
+    """A number, or several, as a person reads them."""
+    if isinstance(value, Sequence):
+        return " ".join(_plain(v) for v in value)
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _result(one: Explained, result: Result) -> dict[str, Any]:

@@ -62,6 +62,14 @@ def unit(
             min=0, help="Rank the regions of so many of its best pictures as well.", rich_help_panel=QUESTION
         ),
     ] = 0,
+    profile: Annotated[
+        bool,
+        typer.Option(
+            "--profile",
+            help="What turning, mirroring and shuffling all its kept patches costs it: eleven passes.",
+            rich_help_panel=QUESTION,
+        ),
+    ] = False,
     dissection: Annotated[
         Path | None,
         typer.Option(
@@ -101,6 +109,7 @@ def unit(
         int(number),
         photos=photos,
         k=k,
+        profile=profile,
         again=command_line(context),
         **options,
     )

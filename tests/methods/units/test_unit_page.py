@@ -18,6 +18,7 @@ from cutaway.core.result import Curves, Patches, Table, load_result
 from cutaway.core.tap import Tap
 from cutaway.data.folder import Pictures
 from cutaway.methods.units.layer_sheet import layer_sheet
+from cutaway.methods.units.profile import profile
 from cutaway.methods.units.projected import projections
 from cutaway.methods.units.selectivity import class_selectivity, colour_selectivity
 from cutaway.methods.units.unit_numbers import indexes
@@ -193,3 +194,22 @@ def test_a_network_that_sees_grey_and_one_in_bfloat16_have_pages(photos: Path, t
         page = unit_page(model, atlas, layer, 1)
         assert page[0].panels["pictures"].values.shape[1] == 3
         page[0].save(tmp_path / f"{model.name}.png")
+
+
+def test_the_profile_is_there_when_asked_for_and_of_all_kept_patches(atlas: Atlas, photos: Path) -> None:
+    model, top = network(), atlas.top("block", 3)
+    pixels = torch.cat([model.pixels(photos / name) for name in top.names])
+    want = profile(model, "block", 3, pixels, top.rows, top.cols)
+    plain, asked = (
+        unit_page(model, atlas, "block", 3, k=2, profile=asks)[0].evidence for asks in (False, True)
+    )
+    assert "orientation index" not in plain
+    assert asked["orientation index"] == pytest.approx(want.orientation)
+    assert asked["symmetry index"] == pytest.approx(
+        (asked["upside down"] + asked["left and right exchanged"]) / 2
+    )
+    assert (asked["turned 180"], asked["upside down"]) == pytest.approx((want.turns[1], want.mirrors[0]))
+    assert asked["shape index"] == pytest.approx(want.shape)
+    assert want.shape != want.orientation
+    dead = unit_page(model, atlas, "stem", 4, k=2, profile=True)[0]
+    assert any("no orientation" in note for note in dead.notes)

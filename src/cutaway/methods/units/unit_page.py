@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +24,7 @@ from .fields import crops, fields
 from .outline import outlined
 from .projected import RULES, Projecting, projections
 from .selectivity import class_selectivity
+from .unit_indexes import changed
 from .unit_numbers import concept_of, indexes, made_by
 
 Projection = Literal["deconvnet", "guided", "backprop", "none"]
@@ -43,6 +43,7 @@ def unit_page(
     k: int | None = None,
     projection: Projection = "deconvnet",
     dissection: Result | None = None,
+    profile: bool = False,
     again: str = "",
 ) -> list[Result]:
     """Everything an atlas holds of one unit: its best patches, its distribution, its classes, its indexes.
@@ -53,6 +54,7 @@ def unit_page(
     k : best patches that are shown, nine when None; the indexes are of all that the atlas keeps.
     projection : how the patches are projected to pixels beside them.
     dissection : the units of this layer as `cutaway dissect` saved them; names the unit's concept.
+    profile : the orientation, symmetry and shape indexes as well, eleven passes over all patches that the atlas keeps.
 
     Gives `Patches` (k, 3, h, w), the receptive fields in the network's frame, mid-grey beyond the picture, with the
     panels "projection" (Zeiler & Fergus 2014, fig. 2), "pictures" with the field outlined, "masks" of the highest
@@ -71,9 +73,9 @@ def unit_page(
     k = min(9, len(top)) if k is None else k
     if not 1 <= k <= len(top):
         raise UsageError(f"k={k} of {len(top)} patches", f"1 to {len(top)}", f"k={min(9, len(top))}")
-    pixels = pixels_of(model, atlas, top, k, photos)
-    rows, cols, values = top.rows[:k], top.cols[:k], top.values[:k]
-    _check(model, name, channel, pixels, rows, cols, values, top.names)
+    every = pixels_of(model, atlas, top, len(top) if profile else k, photos)
+    _check(model, name, channel, every, top)
+    pixels, rows, cols, values = every[:k], top.rows[:k], top.cols[:k], top.values[:k]
     try:
         boxes = fields(model, name, channel, pixels, rows, cols)
     except MethodRefusedError as error:
@@ -113,6 +115,9 @@ def unit_page(
     }
     made["provenance"] = made_by(model, atlas, time.perf_counter() - start, again)
     evidence, more = indexes(atlas, layer, channel)
+    if profile:
+        lost, said_of = changed(model, name, channel, every, top)
+        evidence, more = evidence | lost, (*more, *said_of)
     if dissection is not None:
         evidence |= concept_of(atlas, layer, channel, dissection)
     patches = Patches(
@@ -153,13 +158,11 @@ def _check(
     layer: str,
     channel: int,
     pixels: Tensor,
-    rows: Tensor,
-    cols: Tensor,
-    values: Tensor,
-    names: Sequence[str],
+    top: Top,
 ) -> None:
     """Raise `InputError` where a picture no longer gives the activation that was recorded."""
-    answers = []
+    answers, values = [], top.values[: len(pixels)]
+    rows, cols = (places[: len(pixels)] for places in (top.rows, top.cols))
     with model.guard(), torch.no_grad():
         for part in torch.split(pixels, suggested_batch(pixels)):
             with Tap(model, layer, stop=True) as tap:
@@ -171,7 +174,7 @@ def _check(
     if not float(off.max()) < 1e-2:
         worst = int(off.argmax())
         raise InputError(
-            f"{names[worst]} gives {float(now[worst]):.4g} and gave {float(values[worst]):.4g} when the atlas was built",
+            f"{top.names[worst]} gives {float(now[worst]):.4g} and gave {float(values[worst]):.4g} when the atlas was built",
             "the pictures the atlas was built over, unchanged",
             "--photos, the folder they are in, or build the atlas again",
         )
