@@ -15,6 +15,7 @@ from torch import Tensor
 
 from cutaway.core.errors import UsageError
 from cutaway.sweep import tallies as tallies_module
+from cutaway.sweep.exact import ExactSum
 from cutaway.sweep.reducers import REDUCERS, ClassMeans, Extremes, Moments, Reducer, Sketched
 from cutaway.sweep.seen import Seen
 from cutaway.sweep.sketch import counts
@@ -200,6 +201,25 @@ def test_the_sketch_counts_every_value(data: Data, chance: random.Random) -> Non
     held = swept("sketch", data, chance)
     assert isinstance(held, Sketched)
     assert torch.equal(held.sketch.counts, counts(data.maps))
+
+
+def test_tables_of_classes_grow_seldom_and_hold_no_more_than_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    copied, placed = [], ExactSum.placed
+
+    def counted(self: ExactSum, count: int, at: Tensor) -> ExactSum:
+        copied.append(count)
+        return placed(self, count, at)
+
+    monkeypatch.setattr(ExactSum, "placed", counted)
+    held, order = ClassMeans(2, 300), random.Random(4).sample(range(300), 300)
+    for n, label in enumerate(order):
+        seen = Seen(torch.full((1, 2, 1, 1), float(label)), torch.tensor([n]), torch.tensor([label]))
+        held.update(seen)
+    assert len(copied) <= 2 * 10  # both sums, each time they double: 1, 2, 4 ... 256, 300
+    assert max(copied) == 300
+    assert held.met.tolist() == list(range(300))
+    assert held.means().peak[:, 1].tolist() == [float(label) for label in range(300)]
+    assert held.state()["peaks_digits"].shape[0] == 300
 
 
 def test_pictures_without_classes_and_unknown_classes_are_refused() -> None:

@@ -24,6 +24,7 @@ from .build import (
     differences,
     local,
     manifest,
+    plain,
     unpacked,
 )
 from .fields import Fields
@@ -233,7 +234,7 @@ class Atlas:
         now = {
             **self.about,
             "model": {"name": model.name, "fingerprint": model.fingerprint},
-            "preprocess": manifest_preprocess(model),
+            "preprocess": plain(model.preprocess.to_dict()),
         }
         differ = differences(self.about, now)
         if differ:
@@ -241,13 +242,6 @@ class Atlas:
                 f"the atlas in {self.folder} is of another network: {'; '.join(differ)}",
                 "the network it was made with",
             )
-
-
-def manifest_preprocess(model: VisionModel) -> Any:
-    """The preprocessing as a manifest holds it."""
-    import json
-
-    return json.loads(json.dumps(model.preprocess.to_dict()))
 
 
 def build(

@@ -150,13 +150,19 @@ def manifest(job: Job, *, labels_from: str = "", classes: Sequence[str] = ()) ->
     }
 
 
+def plain(about: dict[str, Any]) -> dict[str, Any]:
+    """The same as it is read back from JSON."""
+    found: dict[str, Any] = json.loads(json.dumps(about))
+    return found
+
+
 def begin(job: Job, about: dict[str, Any]) -> list[int]:
     """Claim the folder for this job; the numbers of the shards that are still to be done.
 
     Raises `InputError` for a folder that holds the atlas of another network, other pictures or another plan, saying
     what differs, and for one that holds anything else.
     """
-    about = json.loads(json.dumps(about))
+    about = plain(about)
     if job.folder.has(MANIFEST):
         differ = differences(job.folder.json(MANIFEST), about)
         if differ:

@@ -89,18 +89,29 @@ class ExactSum:
             index = torch.from_numpy(place + np.minimum(first + i, last))
             flat.scatter_add_(0, index, torch.from_numpy(part * sign))
 
-    def merge(self, other: ExactSum) -> None:
-        """Add another table of the same shape and range."""
-        if (self.shape, self.low, self.high) != (other.shape, other.low, other.high):
+    def merge(self, other: ExactSum, at: Tensor | None = None) -> None:
+        """Add another table of the same range and shape; with `at` (n,), its n entries to these, each once."""
+        like = self.shape if at is None else (len(at), *self.shape[1:])
+        if (like, self.low, self.high) != (other.shape, other.low, other.high):
             raise UsageError(
                 f"sums of shape {other.shape} over 2^{other.low} to 2^{other.high}",
-                f"shape {self.shape} over 2^{self.low} to 2^{self.high}",
+                f"shape {like} over 2^{self.low} to 2^{self.high}",
                 "merge tables made alike",
             )
         self._carry()
         other._carry()
-        self._digits += other._digits
+        if at is None:
+            self._digits += other._digits
+        else:
+            self._digits[at] += other._digits
         self._carry()
+
+    def taken(self, at: Tensor) -> ExactSum:
+        """A table of the entries `at` (n,) of the first axis alone."""
+        made = ExactSum(0, low=self.low, high=self.high)
+        made.shape = (len(at), *self.shape[1:])
+        made._digits, made._pending = self._digits[at], self._pending
+        return made
 
     def placed(self, count: int, at: Tensor) -> ExactSum:
         """A table whose first axis has `count` entries, with these sums at the entries `at` (n,) and 0 elsewhere."""

@@ -202,7 +202,8 @@ class ClassMeans:
 
     def __init__(self, units: int, classes: int) -> None:
         self.units, self.count = units, classes
-        self.met = torch.zeros(0, dtype=torch.int64)
+        self._met = torch.zeros(0, dtype=torch.int64)  # in the order in which they came
+        self._place = torch.full((classes,), -1)
         self._pictures = torch.zeros(0, dtype=torch.int64)
         self._peaks = ExactSum(0, units, low=-64, high=64)
         self._means = ExactSum(0, units, low=-64, high=64)
@@ -220,51 +221,62 @@ class ClassMeans:
         rows = self._rows(labels)
         self._peaks.add(seen.peaks[known], rows)
         self._means.add(seen.sums[known] / seen.places, rows)
-        self._pictures += torch.bincount(rows, minlength=len(self.met))
+        self._pictures += torch.bincount(rows, minlength=len(self._pictures))
+
+    @property
+    def met(self) -> Tensor:
+        """The classes that were met (m,) int64, by number."""
+        return self._met.sort().values
 
     @property
     def pictures(self) -> Tensor:
         """Pictures of each class, (classes,) int64."""
-        return torch.zeros(self.count, dtype=torch.int64).index_put_((self.met,), self._pictures)
+        own = self._pictures[: len(self._met)]
+        return torch.zeros(self.count, dtype=torch.int64).index_put_((self._met,), own)
 
     def means(self) -> Means:
         """Both means, NaN for classes without pictures."""
-        both = (self._peaks.value(), self._means.value())
-        none = torch.full((self.count, self.units), torch.nan, dtype=torch.float64)
-        return Means(*(none.index_put((self.met,), t / self._pictures[:, None]) for t in both))
+        both = (t.taken(self._place[self._met]).value() for t in (self._peaks, self._means))
+        none, pictures = torch.full((self.count, self.units), torch.nan, dtype=torch.float64), self.pictures
+        return Means(*(none.index_put((self._met,), t / pictures[self._met, None]) for t in both))
 
     def merge(self, other: ClassMeans) -> None:
         """Add the sums over other pictures."""
         _alike("classes", self.count, other.count)
         _alike("units", self.units, other.units)
-        rows = self._rows(other.met)
-        self._peaks.merge(other._peaks.placed(len(self.met), rows))
-        self._means.merge(other._means.placed(len(self.met), rows))
-        self._pictures[rows] += other._pictures
+        rows, theirs = self._rows(other._met), other._place[other._met]
+        self._peaks.merge(other._peaks.taken(theirs), rows)
+        self._means.merge(other._means.taken(theirs), rows)
+        self._pictures[rows] += other._pictures[theirs]
 
     def state(self) -> dict[str, Tensor]:
         """`size` (units, classes), the classes that were `met`, their `pictures`, and the digits of both sums."""
         size = torch.tensor([self.units, self.count])
-        own = {"size": size, "met": self.met, "pictures": self._pictures}
-        return own | _named("peaks", self._peaks) | _named("means", self._means)
+        rows = self._place[self.met]
+        own = {"size": size, "met": self.met, "pictures": self._pictures[rows]}
+        return own | _named("peaks", self._peaks.taken(rows)) | _named("means", self._means.taken(rows))
 
     @classmethod
     def of(cls, state: dict[str, Tensor]) -> ClassMeans:
         """The reducer that `state` described."""
         made = cls(*state["size"].tolist())
-        made.met, made._pictures = state["met"].clone(), state["pictures"].clone()
+        made._met, made._pictures = state["met"].clone(), state["pictures"].clone()
+        made._place[made._met] = torch.arange(len(made._met))
         made._peaks, made._means = _sum_of("peaks", state), _sum_of("means", state)
         return made
 
     def _rows(self, labels: Tensor) -> Tensor:
-        """Where the sums of these classes stand; those that are new get theirs, by number."""
-        both = torch.tensor(sorted({*self.met.tolist(), *labels.tolist()}), dtype=torch.int64)
-        if len(both) > len(self.met):
-            at = torch.searchsorted(both, self.met)
-            self._peaks, self._means = (t.placed(len(both), at) for t in (self._peaks, self._means))
-            self._pictures = torch.zeros_like(both).index_put_((at,), self._pictures)
-            self.met = both
-        return torch.searchsorted(self.met, labels)
+        """Where the sums of these classes stand; those that are new get theirs, in tables that double when full."""
+        new = torch.tensor(sorted({*labels[self._place[labels] < 0].tolist()}), dtype=torch.int64)
+        if len(new):
+            held, room = len(self._met), len(self._pictures)
+            self._met = torch.cat([self._met, new])
+            self._place[new] = torch.arange(held, len(self._met))
+            if len(self._met) > room:
+                more, at = min(self.count, max(len(self._met), 2 * room)), torch.arange(room)
+                self._peaks, self._means = (t.placed(more, at) for t in (self._peaks, self._means))
+                self._pictures = torch.nn.functional.pad(self._pictures, (0, more - room))
+        return self._place[labels]
 
 
 REDUCERS: dict[str, type[Reducer]] = {
