@@ -86,7 +86,7 @@ def test_two_first_layers_stand_beside_each_other(tmp_path: Path) -> None:
         assert found[side]["aliased"] == pytest.approx(want[side]["aliased"])
     assert found["change"]["aliased"] < 0
     words = RUN.invoke(app, line)
-    assert "11 11" in words.stdout
+    assert "11 x 11" in words.stdout
     assert "aliased" in words.stdout
 
 

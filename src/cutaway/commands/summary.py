@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from .console import console
-from .outputs import array_name, panels_of
+from .outputs import array_name, made_name, panels_of
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -97,16 +97,45 @@ def print_inspected(result: Result, *, as_json: bool, more: Mapping[str, Any]) -
         table = Table(box=None, padding=(0, 2, 0, 2), header_style="dim")
         for head in ("", *both["names"]):
             table.add_column(head, justify="right" if head else "left")
-        for name, value in both["first"].items():
-            cells = (value, both["second"][name])
-            table.add_row(name, *(_plain(cell) for cell in cells))
+        for name in (n for n in both["first"] if n != "bands"):  # ten numbers each, for --json
+            table.add_row(name, *(_plain(both[side][name]) for side in ("first", "second")))
         out.print(table)
 
 
+def print_made(
+    command: str, results: Sequence[Result], refused: Sequence[tuple[str, str]], *, as_json: bool
+) -> None:
+    """Results that were made rather than explained: a JSON object, or a line each with the numbers behind it."""
+    if as_json:
+        found = {
+            "model": results[0].provenance.model,
+            "results": [
+                _entry(made_name(i, r), r) | {"image": r.provenance.image} for i, r in enumerate(results)
+            ],
+            "refused": [{"method": name, "reason": reason} for name, reason in refused],
+        }
+        print_json(command, found)
+        return
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
+    out = console()
+    table = Table(box=None, padding=(0, 2, 0, 2), show_header=False)
+    for r in results:
+        numbers = {k: v for k, v in r.evidence.items() if isinstance(v, str | int | float)}
+        told = ", ".join(f"{k} {_plain(v)}" for k, v in numbers.items())
+        table.add_row(Text(r.method), Text(r.provenance.image), Text(r.target or r.layer or ""), Text(told))
+    out.print(table)
+    for note, methods in _notes(results).items():
+        who = "" if len(methods) == len(results) else f"{', '.join(dict.fromkeys(methods))}: "
+        out.print(Padding(Text(f"{who}{note}", style="dim"), (0, 0, 0, 2)))
+
+
 def _plain(value: Any) -> str:
-    """A number, or several, as a person reads them."""
+    """A number, or two sides, as a person reads them."""
     if isinstance(value, Sequence):
-        return " ".join(_plain(v) for v in value)
+        return " x ".join(_plain(v) for v in value)
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
