@@ -15,13 +15,9 @@ from .atlas_told import lacking, told
 from .console import bar, command_line, guarded, say
 from .explain import (
     QUESTION,
-    ClassesOption,
-    DeviceOption,
     JsonOption,
-    ModelOption,
-    PreprocessOption,
-    WeightsOption,
 )
+from .network import AtlasModelOption, Network, PhotosOption, networked
 from .outputs import check_outputs, write_page
 
 atlas = typer.Typer(
@@ -34,19 +30,16 @@ SWEEP = "How the sweep runs"
 _NUMBER = re.compile("[0-9]{1,6}")
 
 
+@networked()
 def build(
     sources: Annotated[
         list[str], typer.Argument(metavar="PHOTOS...", help="Pictures and folders of pictures.")
     ],
     *,
-    model: ModelOption,
+    named: Network,
     output: Annotated[
         str, typer.Option("-o", "--output", metavar="FOLDER", help="A folder, or a URL that fsspec knows.")
     ],
-    weights: WeightsOption = None,
-    classes: ClassesOption = None,
-    preprocess: PreprocessOption = None,
-    device: DeviceOption = "auto",
     layer: Annotated[
         list[str] | None,
         typer.Option(
@@ -121,9 +114,8 @@ def build(
     from cutaway.sweep.atlas import build as built
     from cutaway.sweep.build import local
     from cutaway.sweep.plan import STATISTICS
-    from cutaway.zoo import load
 
-    network = load(model, weights=weights, classes=classes, preprocess=preprocess, device=device)
+    network = named.load()
     for note in network.card.get("notes", ()):
         say(f"{network.name}: {note}")
     pictures = Pictures(
@@ -163,6 +155,7 @@ def build(
     told(found, as_json)
 
 
+@networked(AtlasModelOption, None)
 def show(
     context: typer.Context,
     folder: Annotated[str, typer.Argument(metavar="ATLAS", help="Made by `cutaway atlas build`.")],
@@ -172,13 +165,7 @@ def show(
         Path,
         typer.Option("-o", "--output", metavar="OUT", help=".png, .html, .npz.", rich_help_panel=QUESTION),
     ],
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", metavar="SPEC", help="Else the model the atlas names.")
-    ] = None,
-    weights: WeightsOption = None,
-    classes: ClassesOption = None,
-    preprocess: PreprocessOption = None,
-    device: DeviceOption = "auto",
+    named: Network,
     what: Annotated[
         Literal["patches", "features"],
         typer.Option(help="Each unit by its best patches, or by their mean.", rich_help_panel=QUESTION),
@@ -189,21 +176,16 @@ def show(
     k: Annotated[
         int | None, typer.Option("-k", min=1, help="Patches of a unit; 9.", rich_help_panel=QUESTION)
     ] = None,
-    photos: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="The pictures, when moved.", rich_help_panel=QUESTION),
-    ] = None,
+    photos: PhotosOption = None,
 ) -> None:
     """Draw a layer's sheet: every unit by what it answers to most."""
     from cutaway.methods.units.layer_sheet import layer_sheet
     from cutaway.sweep.atlas import Atlas
-    from cutaway.zoo import load
 
     check_outputs(output, None, endings=(".png", ".html", ".npz"))
     found = Atlas(folder)
     count = found.units(layer)
-    spec = model or found.about["model"]["name"]
-    network = load(spec, weights=weights, classes=classes, preprocess=preprocess, device=device)
+    network = named.load(found)
     chosen = _channels(units) if units else None
     steps = layer_sheet(
         network, found, layer, units=chosen, what=what, k=k, photos=photos, again=command_line(context)
@@ -215,6 +197,7 @@ def show(
         say(line)
 
 
+@networked(AtlasModelOption, None)
 def colours(
     context: typer.Context,
     folder: Annotated[str, typer.Argument(metavar="ATLAS", help="Made by `cutaway atlas build`.")],
@@ -223,17 +206,8 @@ def colours(
         list[str],
         typer.Option("--layer", "-l", metavar="A,B", help="Layers, shallow first.", rich_help_panel=QUESTION),
     ],
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", metavar="SPEC", help="Else the model the atlas names.")
-    ] = None,
-    weights: WeightsOption = None,
-    classes: ClassesOption = None,
-    preprocess: PreprocessOption = None,
-    device: DeviceOption = "auto",
-    photos: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="The pictures, when moved.", rich_help_panel=QUESTION),
-    ] = None,
+    named: Network,
+    photos: PhotosOption = None,
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", metavar="OUT", help=".html or .png.", rich_help_panel=QUESTION),
@@ -242,14 +216,12 @@ def colours(
     """How layers code colour, measured, beside what is known of seeing."""
     from cutaway.methods.units.colour_page import colour_page
     from cutaway.sweep.atlas import Atlas
-    from cutaway.zoo import load
 
     if output is not None:
         check_outputs(output, None, endings=(".html", ".png"))
     found = Atlas(folder)
     names = [name for name in _names(layer) if found.layer(name)]
-    spec = model or found.about["model"]["name"]
-    network = load(spec, weights=weights, classes=classes, preprocess=preprocess, device=device)
+    network = named.load(found)
     results = colour_page(network, found, names, photos=photos, again=command_line(context))
     if output is not None:
         write_page(results, output, "How the network codes colour", "")

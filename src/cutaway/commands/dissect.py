@@ -18,13 +18,9 @@ from .dissect_outputs import print_found, print_json, save
 from .explain import (
     OUTPUT,
     QUESTION,
-    ClassesOption,
-    DeviceOption,
     JsonOption,
-    ModelOption,
-    PreprocessOption,
-    WeightsOption,
 )
+from .network import Network, networked
 from .outputs import check_outputs
 
 if TYPE_CHECKING:
@@ -40,6 +36,7 @@ NAMELESS = ("unlabelled", "unlabeled", "void")
 """Names in classes.json that mean that nothing is said."""
 
 
+@networked(default="cutaway:scenes")
 def dissect(
     context: typer.Context,
     sources: Annotated[
@@ -49,7 +46,7 @@ def dissect(
         ),
     ] = None,
     *,
-    model: ModelOption = "cutaway:scenes",
+    named: Network,
     layer: Annotated[
         list[str] | None,
         typer.Option(
@@ -102,10 +99,6 @@ def dissect(
             rich_help_panel=QUESTION,
         ),
     ] = None,
-    weights: WeightsOption = None,
-    classes: ClassesOption = None,
-    preprocess: PreprocessOption = None,
-    device: DeviceOption = "auto",
     workers: Annotated[int, typer.Option(min=0, help="Threads that decode pictures.")] = 2,
     output: Annotated[
         Path | None,
@@ -123,10 +116,9 @@ def dissect(
     from cutaway.methods.units.dissection import dissect as dissected
     from cutaway.methods.units.dissection_shown import show_units
     from cutaway.sweep.atlas import Atlas as Opened
-    from cutaway.zoo import load
 
     source, said, name = _data(sources or [], labels, textures, unlabelled, pictures)
-    network = load(model, weights=weights, classes=classes, preprocess=preprocess, device=device)
+    network = named.load()
     for note in network.card.get("notes", ()):
         say(f"{network.name}: {note}")
     layers = [part.strip() for one in layer or [] for part in one.split(",") if part.strip()]

@@ -14,12 +14,9 @@ from .console import bar, command_line, say
 from .explain import (
     OUTPUT,
     QUESTION,
-    ClassesOption,
-    DeviceOption,
     JsonOption,
-    PreprocessOption,
-    WeightsOption,
 )
+from .network import AtlasModelOption, Network, PhotosOption, networked
 from .outputs import check_outputs, write_page
 
 TITLE = "What one unit answers to"
@@ -29,6 +26,7 @@ LEAD = (
 )
 
 
+@networked(AtlasModelOption, None)
 def unit(
     context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="LAYER:K", help="A unit, such as features.10:41.")],
@@ -36,17 +34,8 @@ def unit(
     atlas: Annotated[
         str, typer.Option("--atlas", "-a", metavar="FOLDER", help="Made by `cutaway atlas build`.")
     ],
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", metavar="SPEC", help="Else the model the atlas names.")
-    ] = None,
-    weights: WeightsOption = None,
-    classes: ClassesOption = None,
-    preprocess: PreprocessOption = None,
-    device: DeviceOption = "auto",
-    photos: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="The pictures, when moved since.", rich_help_panel=QUESTION),
-    ] = None,
+    named: Network,
+    photos: PhotosOption = None,
     k: Annotated[
         int | None, typer.Option("-k", min=1, help="Best patches to show; 9.", rich_help_panel=QUESTION)
     ] = None,
@@ -93,12 +82,10 @@ def unit(
     from cutaway.methods.units.region_page import region_page
     from cutaway.methods.units.unit_page import unit_page
     from cutaway.sweep.atlas import Atlas
-    from cutaway.zoo import load
 
     found = Atlas(atlas)
     found.top(layer, int(number), 1)
-    spec = model or found.about["model"]["name"]
-    network = load(spec, weights=weights, classes=classes, preprocess=preprocess, device=device)
+    network = named.load(found)
     options: dict[str, Any] = {} if projection is None else {"projection": projection}
     if dissection is not None:
         options["dissection"] = load_result(dissection)
