@@ -72,12 +72,13 @@ def _fields(trace: Trace, paths: _Paths, layer: str, units: int, grid: tuple[int
     for path in dict.fromkeys(like):
         channel = None if path < 0 else like.index(path)
         try:
-            down = [receptive_field(trace, layer, r, 0, channel=channel).unclipped for r in range(grid[0])]
-            along = [receptive_field(trace, layer, 0, c, channel=channel).unclipped for c in range(grid[1])]
+            places = [(min(i, grid[0] - 1), min(i, grid[1] - 1)) for i in range(max(grid))]
+            boxes = [receptive_field(trace, layer, *at, channel=channel).unclipped for at in places]
         except (MethodRefusedError, UsageError):  # not understood, or no pixel is read
             groups[path] = -1
             continue
-        sides = tuple((b.top, b.bottom) for b in down), tuple((b.left, b.right) for b in along)
+        down = tuple((box.top, box.bottom) for box in boxes[: grid[0]])
+        sides = down, tuple((box.left, box.right) for box in boxes[: grid[1]])
         groups[path] = numbers.setdefault(sides, len(numbers))
     if not numbers:
         return None
