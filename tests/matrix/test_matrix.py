@@ -19,12 +19,13 @@ from torch import nn
 from cutaway.core.errors import MethodRefusedError, UsageError
 from cutaway.methods import METHODS
 
-from . import oracles, oracles_perturbation, oracles_weights, page
+from . import oracles, oracles_adversarial, oracles_perturbation, oracles_weights, page
 from .case import ORACLES, Case, Refused
 from .networks import CLASSES, NETWORKS, Network
 
 RECORD = os.environ.get("CUTAWAY_RECORD") == "1"
 assert oracles
+assert oracles_adversarial
 assert oracles_perturbation
 assert oracles_weights
 

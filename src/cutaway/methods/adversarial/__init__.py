@@ -1,0 +1,1 @@
+"""Pictures changed a little so that the network answers otherwise."""
