@@ -34,6 +34,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "lime": {"players": "grid", "grid": 3, "samples": 64},
     "rise": {"samples": 24, "cells": 4},
     "iterative_fooling": {"steps": 10},  # a long climb in float32 leaves its path at the last bit of a sum
+    "class_visualization": {"steps": 4},
+    "regularized_visualization": {"steps": 5},
 }
 PAIRS = [(m, a) for m in sorted(METHODS) for a in ARCHITECTURES]
 ALLOWED = [p for p in PAIRS if p not in REFUSED]

@@ -35,14 +35,16 @@ EVERY = 8
 class Stride:
     """How far one step goes.
 
-    rule : "adam" (Kingma & Ba 2015), "momentum" (v <- mass v + rate g), "gradient" (rate g), or "mean" (rate
-        g / mean |g|, the mean over one picture's numbers).
+    rule : "adam" (Kingma & Ba 2015), "momentum" (v <- mass v + rate g), "gradient" (rate g), "mean" (rate
+        g / mean |g|, the mean over one picture's numbers), or "progress" (g times `progress` / ||g||^2, which would
+        raise a linear goal by `progress`, but at most rate g; Yosinski et al. 2015, arXiv:1506.06579).
     rate : a number, or one for each step.
     """
 
-    rule: Literal["adam", "momentum", "gradient", "mean"] = "adam"
+    rule: Literal["adam", "momentum", "gradient", "mean", "progress"] = "adam"
     rate: Rate = 0.05
     mass: float = 0.9
+    progress: float = 2.0
 
     def at(self, step: int) -> float:
         """The rate of a step."""
@@ -73,18 +75,20 @@ class Ascent:
     canvas : what is moved.
     stride : how far.
     steps : how often.
-    shake : how the pictures are moved at each step before the goal sees them.
+    shake : how the pictures are moved at each step before the goal sees them, or that for each step from 0.
     after : what is done to the numbers behind each step.
     revive : another goal for pictures whose gradient is zero everywhere, followed until it is not.
+    penalty : of the numbers, one value for each picture, taken off the goal; it cannot revive a picture.
     """
 
     goal: Goal
     canvas: Canvas
     stride: Stride = field(default_factory=Stride)
     steps: int = 256
-    shake: Shake = STILL
+    shake: Shake | Callable[[int], Shake] = STILL
     after: Sequence[After] = ()
     revive: Revive | None = None
+    penalty: Goal | None = None
 
     def run(self, start: Tensor, random: torch.Generator, note: str = "") -> Steps[Drawn]:
         """From those numbers (n, ...) uphill; told `Enough` at a step, it ends there.
@@ -105,7 +109,7 @@ class Ascent:
                 yield Progress(step, self.steps, shown, note)
             except Enough:
                 break
-            value, gradient, shut = self._slope(numbers, self.shake.draw(random))
+            value, gradient, shut = self._slope(numbers, self._shaking(step).draw(random))
             if not bool(value.isfinite().all()):
                 raise InputError(
                     f"step {step + 1} of the ascent reached {value[~value.isfinite()][0].item()}",
@@ -114,6 +118,9 @@ class Ascent:
                 )
             if step == 0 and not bool(gradient.any()):
                 raise unmoved(note)
+            if self.penalty is not None:
+                cost, downhill = _followed(self.penalty, numbers)
+                value, gradient = value - cost, gradient - downhill
             values.append(value.cpu())
             dead += shut.cpu() & (dead == step)
             rate = self.stride.at(step)
@@ -126,6 +133,9 @@ class Ascent:
             elif self.stride.rule == "mean":
                 mean = gradient.abs().flatten(1).mean(1)
                 way = gradient / _per_row(torch.where(mean > 0, mean, 1), gradient)
+            elif self.stride.rule == "progress":
+                wished = self.stride.progress / gradient.square().flatten(1).sum(1)
+                way = gradient * _per_row((wished / rate).clamp(max=1), gradient)
             else:
                 way = gradient
             numbers = numbers + rate * way
@@ -135,21 +145,24 @@ class Ascent:
         history = torch.stack(values) if values else torch.zeros(0, len(numbers))
         return Drawn(numbers, history, done, dead)
 
+    def _shaking(self, step: int) -> Shake:
+        return self.shake(step) if callable(self.shake) else self.shake
+
     def _slope(self, numbers: Tensor, move: Movement) -> tuple[Tensor, Tensor, Tensor]:
         """The values, their gradient, and which pictures are dead: gradient zero by the goal itself."""
-        value, gradient = _followed(lambda u: self.goal(move(u)), self.canvas, numbers)
+        value, gradient = _followed(lambda z: self.goal(move(self.canvas.pixels(z))), numbers)
         dead = (gradient.flatten(1) == 0).all(1)
         if self.revive is not None and bool(dead.any()):
             revive = self.revive
-            _, other = _followed(lambda u: revive(move(u), dead), self.canvas, numbers)
+            _, other = _followed(lambda z: revive(move(self.canvas.pixels(z)), dead), numbers)
             gradient = torch.where(_per_row(dead, gradient), other, gradient)
         return value, gradient, dead
 
 
-def _followed(goal: Goal, canvas: Canvas, numbers: Tensor) -> tuple[Tensor, Tensor]:
+def _followed(goal: Goal, numbers: Tensor) -> tuple[Tensor, Tensor]:
     with torch.enable_grad():
         moved = numbers.detach().requires_grad_()
-        value = goal(canvas.pixels(moved))
+        value = goal(moved)
         (gradient,) = slopes(value, moved, keep=False)
     return value.detach(), torch.zeros_like(numbers) if gradient is None else gradient
 

@@ -57,6 +57,30 @@ class Pixels:
         return numbers
 
 
+class Levels:
+    """Pixels on the scale of 0 to 255 with the network's mean colour taken off, kept in that range.
+
+    They are in the order red, green, blue, whatever the network's own is.
+    """
+
+    def __init__(self, model: VisionModel, size: tuple[int, int]) -> None:
+        self.model, self.shape = model, (model.preprocess.pixel_channels, *size)
+        nothing = torch.zeros(1, self.shape[0], 1, 1, device=model.device, dtype=model.dtype)
+        self.mean = 255 * model.preprocess.denormalise(nothing)
+
+    def start(self, draws: int, spread: float, random: torch.Generator) -> Tensor:
+        """The mean colour with independent normal numbers added."""
+        return self.kept(spread * _normal((draws, *self.shape), self.model, random))
+
+    def pixels(self, numbers: Tensor) -> Tensor:
+        """In [0, 1]."""
+        return (numbers + self.mean) / 255
+
+    def kept(self, numbers: Tensor) -> Tensor:
+        """The numbers clipped so that their pixels are in [0, 1]."""
+        return (numbers + self.mean).clamp(0, 255) - self.mean
+
+
 class Fourier:
     """The spectrum of a picture: amplitudes fall as 1/f where steps are equal, and colours move as photographs' do.
 

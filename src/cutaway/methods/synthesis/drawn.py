@@ -15,7 +15,7 @@ from cutaway.core.readers import Logit, Probability
 from cutaway.core.target import Target, score
 
 from .ascent import Ascent, Drawn
-from .canvas import Canvas
+from .canvas import Canvas, Input
 from .shaking import Shake
 from .wanted import Wanted
 
@@ -31,26 +31,34 @@ def drawing(
     *,
     spread: float,
     draws: int = 1,
+    beside: Callable[[Tensor], dict[str, RawPanel]] | None = None,
 ) -> Steps[Raw]:
-    """Each target's picture from the same start, in portions; told `Enough`, the pictures begun so far."""
+    """Each target's picture from the same start, in portions; told `Enough`, the pictures begun so far.
+
+    Of a canvas without limits the pictures are clipped to be seen, and the evidence says how much was. `beside` makes
+    panels of the first numbers of each target.
+    """
     seed = int(torch.randint(2**62, ()))
     count, model = wanted.rows, wanted.model
     pictures: list[Tensor] = []
     found: list[Drawn] = []
     values: list[Tensor] = []
     sure: list[Tensor] = []
+    clipped: list[Tensor] = []
     done = 0
     for part in wanted.portions(count, draws):
         random = torch.Generator().manual_seed(seed)
         begin = canvas.start(draws, spread, random)
         numbers = begin.repeat(part.rows // draws, *(1,) * (begin.ndim - 1))
         work = ascent(part)
-        steps = work.run(numbers, random, note=_named(part.target, part.rows))
+        steps = work.run(numbers, random, note=_named(part.named, part.rows))
         drawn = yield from _within(steps, done, part.rows, count * draws)
         done += part.rows
         with torch.no_grad():
-            pixels = canvas.pixels(drawn.numbers).clamp(0, 1)
-            values.append(part.values(pixels))
+            free = canvas.pixels(drawn.numbers)
+            pixels = free.clamp(0, 1)
+            clipped.append((free != pixels).any(1).flatten(1).to(free).mean(1).cpu())
+            values.append(part.values(free))
             sure.append(_sureness(model, part.target, pixels))
         pictures.append(pixels)
         found.append(drawn)
@@ -67,12 +75,14 @@ def drawing(
     }
     if all(len(s) for s in sure):
         evidence["probability when moved"] = torch.cat(sure).view(-1, draws)[:, 0]
+    if isinstance(canvas, Input):
+        evidence["share clipped"] = torch.cat(clipped).view(-1, draws)[:, 0]
     if draws > 1:
         evidence["values"] = [row.tolist() for row in value]
-    notes = (*wanted.notes, *_said(dead, found[-1].steps, wanted.target, len(every), count))
+    notes = (*wanted.notes, *_said(dead, found[-1].steps, wanted.named, len(every), count))
     if found[-1].steps < work.steps:
         notes += (f"stopped after {found[-1].steps} of {work.steps} steps",)
-    panels = {}
+    panels = beside(torch.cat([d.numbers for d in found])[::draws]) if beside else {}
     if draws > 1:
         panels["draws"] = RawPanel("further pictures of the same target", every[:, 1:], "picture")
     return Raw(
@@ -125,13 +135,18 @@ def _named(target: Target, rows: int) -> str:
 def _said(dead: Tensor, steps: int, target: Target, made: int, asked: int) -> tuple[str, ...]:
     """What a reader must know of pictures that were dead, or never begun."""
     notes = []
-    for i, own in enumerate(dead.amax(1).tolist()):
-        if own >= max(steps, 1):
-            notes.append(f"{target.label(i)} never had a gradient: its picture is the start")
-        elif own:
-            notes.append(
-                f"{target.label(i)} was shut at the start: every ReLU let the gradient pass for {own} steps"
-            )
+    first = dead.amax(1)
+    for rows, what in (
+        (
+            (first > 0) & (first < steps),
+            "shut at the start: ReLUs leaked a little gradient until it answered",
+        ),
+        (first >= max(steps, 1), "without any gradient: the picture is the start"),
+    ):
+        if bool(rows.any()):
+            names = [target.label(int(i)) for i in rows.nonzero()[:, 0]]
+            more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+            notes.append(f"{', '.join(names[:4])}{more} {'were' if len(names) > 1 else 'was'} {what}")
     if made < asked:
         notes.append(f"stopped after {made} of {asked} pictures")
     return tuple(notes)
