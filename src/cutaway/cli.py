@@ -9,11 +9,14 @@ import typer
 from cutaway import __version__
 from cutaway.commands.activations import activations
 from cutaway.commands.atlas import atlas
+from cutaway.commands.attack import attack
 from cutaway.commands.console import guarded, robust_streams
 from cutaway.commands.demo import demo
 from cutaway.commands.dissect import dissect
+from cutaway.commands.dream import dream
 from cutaway.commands.explain import explain
 from cutaway.commands.filters import filters
+from cutaway.commands.invert import invert
 from cutaway.commands.judge import judge
 from cutaway.commands.listing import layers, methods
 from cutaway.commands.matrix import matrix
@@ -48,7 +51,21 @@ def options(
     """
 
 
-for _command in (demo, explain, methods, layers, filters, activations, dissect, judge, matrix, unit):
+for _command in (
+    demo,
+    explain,
+    methods,
+    layers,
+    filters,
+    activations,
+    dissect,
+    dream,
+    invert,
+    attack,
+    judge,
+    matrix,
+    unit,
+):
     app.command()(guarded(_command))
 app.add_typer(atlas)
 

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from cutaway.core.errors import UsageError, unknown
-from cutaway.core.method import IMAGE, LAYER, TARGET, Method
+from cutaway.core.method import IMAGE, LAYER, TARGET, Command, Method
 from cutaway.core.model import VisionModel
 from cutaway.core.readers import Predicted
-from cutaway.core.target import Target, as_target, parse_unit
+from cutaway.core.target import Target, as_target, channel, logit, parse_unit
 from cutaway.methods import METHODS, get
 from cutaway.methods.projection.walk import STAGES
 
@@ -38,9 +38,9 @@ def asks(names: Sequence[str], settings: Sequence[str]) -> list[Ask]:
     >>> [(a.method.name, a.options["reduce"]) for a in asks(["saliency"], ["saliency.reduce=sum"])]
     [('saliency', 'sum')]
     """
-    wanted = [part.strip() for name in names for part in name.split(",") if part.strip()] or list(BENCH)
+    wanted = _split_names(names) or list(BENCH)
     if wanted == ["all"]:
-        wanted = [name for name, method in METHODS.items() if _from_picture(method)]
+        wanted = [n for n, method in METHODS.items() if method.command == "explain" and _from_picture(method)]
     chosen = [get(name) for name in dict.fromkeys(wanted)]
     for method in chosen:
         if set(method.needs) <= {LAYER}:
@@ -56,18 +56,72 @@ def asks(names: Sequence[str], settings: Sequence[str]) -> list[Ask]:
                 f"methods that need no {more}",
                 "cutaway methods",
             )
-    given: dict[str, dict[str, str]] = {method.name: {} for method in chosen}
-    for setting in settings:
-        name, option, value = _split(setting)
-        if name not in given:
-            get(name)
+    return _with_options(chosen, settings)
+
+
+def made_by(command: Command, names: Sequence[str], settings: Sequence[str], *, pictures: bool) -> list[Ask]:
+    """The methods that `cutaway dream`, `invert` or `attack` runs, each once; those that lead when none is named.
+
+    `pictures` says whether photographs were given. Raises as `asks` does, and `UsageError` for a method of another
+    command.
+    """
+    offered = [name for name, method in METHODS.items() if method.command == command]
+    wanted = _split_names(names)
+    if not wanted:
+        leading = [name for name in offered if METHODS[name].leads]
+        wanted = [n for n in leading if (IMAGE in METHODS[n].needs) == pictures] or leading
+    for name in wanted:
+        if get(name).command != command:
             raise UsageError(
-                f"--set {setting}, but {name} is not run",
-                ", ".join(given),
-                f"--method {','.join([*given, name])}",
+                f"{name} is no method of cutaway {command}",
+                ", ".join(offered),
+                f"cutaway {METHODS[name].command}",
             )
-        given[name][option] = value
-    return [Ask(method, method.options(given[method.name])) for method in chosen]
+    return _with_options([get(name) for name in dict.fromkeys(wanted)], settings)
+
+
+def goals(model: VisionModel, classes: Sequence[str], units: Sequence[str]) -> list[Target | None]:
+    """The targets asked for, those of one layer together, so that their pictures are drawn in batches.
+
+    Units are `layer:channel`, `layer:channel:row,col`, `layer:first-last` (both included) or `layer:all`. Without
+    any, one None. Raises `UnknownNameError` and `UsageError` for what the model does not have.
+
+    >>> import torch
+    >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3))
+    >>> from cutaway import Preprocess
+    >>> goals(VisionModel(net, Preprocess(crop=16), name="tiny"), [], ["1:2", "1:5-7", "2:0:3,4"])
+    [1:2, 2:0:3,4]
+    """
+    found: list[Target | None] = []
+    numbers = []
+    for name in classes:
+        number = as_target(name).resolve(model).class_number
+        if number is None:
+            raise UsageError(f"--target {name}", "a class number or name", "--target 243")
+        numbers.append(number)
+    if numbers:
+        found.append(logit(torch.tensor(numbers) if len(numbers) > 1 else numbers[0]))
+    channels: dict[str, list[int]] = {}
+    places: list[Target | None] = []
+    for text in units:
+        layer, _, which = text.partition(":")
+        if ":" in which:
+            places.append(parse_unit(text))
+            continue
+        count = model.layers.find(layer).units
+        first, dash, last = which.partition("-")
+        if which == "all":
+            channels.setdefault(layer, []).extend(range(count))
+        elif first.isdigit() and (last.isdigit() or not dash):
+            channels.setdefault(layer, []).extend(range(int(first), int(last or first) + 1))
+        else:
+            raise UsageError(
+                f"--unit {text}", "LAYER:K, LAYER:K:R,C, LAYER:K-L or LAYER:all", f"--unit {layer}:0-15"
+            )
+    for layer, own in channels.items():
+        found.append(channel(layer, torch.tensor(own) if len(own) > 1 else own[0]))
+    found += places
+    return [goal if goal is None else goal.resolve(model) for goal in found] or [None]
 
 
 def check_layers(asked: Sequence[Ask], model: VisionModel) -> None:
@@ -118,6 +172,26 @@ class Question:
     def check(self, model: VisionModel) -> None:
         """Look every name up in the model now; raises `UnknownNameError` or `UsageError`."""
         self.ask(None, model.device).resolve(model)
+
+
+def _split_names(names: Sequence[str]) -> list[str]:
+    return [part.strip() for name in names for part in name.split(",") if part.strip()]
+
+
+def _with_options(chosen: Sequence[Method], settings: Sequence[str]) -> list[Ask]:
+    """The methods with the options that `settings` give them, checked."""
+    given: dict[str, dict[str, str]] = {method.name: {} for method in chosen}
+    for setting in settings:
+        name, option, value = _split(setting)
+        if name not in given:
+            get(name)
+            raise UsageError(
+                f"--set {setting}, but {name} is not run",
+                ", ".join(given),
+                f"--method {','.join([*given, name])}",
+            )
+        given[name][option] = value
+    return [Ask(method, method.options(given[method.name])) for method in chosen]
 
 
 def _from_picture(method: Method) -> bool:

@@ -150,6 +150,21 @@ def _store(archive: zipfile.ZipFile, name: str, result: Result) -> None:
             np.lib.format.write_array(file, values, allow_pickle=False)
 
 
+def store_arrays(results: Sequence[Result], path: Path) -> Path:
+    """Raw float32 arrays of results that belong to no list of pictures, under the names of `made_name`."""
+    with whole_file(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for number, result in enumerate(results):
+            _store(archive, made_name(number, result), result)
+    return path
+
+
+def made_name(number: int, result: Result) -> str:
+    """`<result number>/<picture's stem or target>/<method>`, the target in plain characters."""
+    what = stem(result.provenance.image) if result.provenance.image else result.target or "network"
+    plain = "".join(c if c.isalnum() or c in "-_." else "-" for c in what.replace("'", ""))
+    return f"{number}/{plain.strip('-')}/{result.method}"
+
+
 def panels_of(result: Result) -> Mapping[str, Panel]:
     """The further pictures of a result, by name; none for kinds that have no panels."""
     panels: Mapping[str, Panel] = getattr(result, "panels", {})

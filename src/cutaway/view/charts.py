@@ -9,11 +9,11 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from cutaway.core.errors import UsageError
-from cutaway.core.result import Attribution, Curves, Patches, Picture, Result, Scatter, Table
+from cutaway.core.result import Attribution, Curves, Panel, Patches, Picture, Result, Scatter, Table
 
 from .colors import OKABE_ITO, Array, Theme, finite, number
 from .drawing import Drawing, drawings
-from .grids import grid_drawing, picture_drawings
+from .grids import grid_drawing
 from .lettering import HAIRLINE, INK, MUTED, PAPER, font, plain, wrap, write
 from .raster import fit, to_image
 from .strip import ACROSS, is_strip, strip_drawing
@@ -41,8 +41,21 @@ def parts(result: Result, theme: Theme = "default") -> list[Drawing]:
             raise UsageError(
                 f"no drawing for a {type(result).__name__}", "one of the result kinds of cutaway"
             )
-    panels = result.panels.values()
-    return drawn + [strip_drawing(p) if is_strip(p) else grid_drawing(p, result.method) for p in panels]
+    return drawn + [_panel_drawing(p, result.method) for p in result.panels.values()]
+
+
+def picture_drawings(result: Picture) -> list[Drawing]:
+    """A picture or grid with every panel that belongs to it; what makes maps stands before them."""
+    first = Panel(
+        result.title, result.values, result.scale, result.unit, columns=result.columns, each=result.each
+    )
+    causes = [p for p in result.panels.values() if first.scale == "maps" != p.scale]
+    others = [p for p in result.panels.values() if p not in causes]
+    return [_panel_drawing(p, result.method) for p in (*causes, first, *others)]
+
+
+def _panel_drawing(panel: Panel, method: str) -> Drawing:
+    return strip_drawing(panel) if is_strip(panel) else grid_drawing(panel, method)
 
 
 def patches_drawing(result: Patches) -> Drawing:

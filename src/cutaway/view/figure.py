@@ -9,14 +9,14 @@ import numpy as np
 from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 
-from cutaway.core.result import Result
+from cutaway.core.result import Picture, Result
 
 from .charts import parts
 from .colors import Theme, number, table
 from .drawing import Drawing
 from .lettering import HAIRLINE, INK, MUTED, PAPER, method_title, wrap, write
 from .raster import encode, to_image
-from .sheet import contact_sheet
+from .sheet import contact_sheet, gallery
 from .walk import stages
 
 __all__ = ["contact_sheet", "draw", "stacked"]
@@ -39,7 +39,14 @@ def draw(result: Result, *, title: str = "", theme: Theme = "default") -> bytes:
 
 
 def stacked(results: Sequence[Result], *, theme: Theme = "default") -> bytes:
-    """Several results as the bytes of one PNG file, side by side where they fit; the text chunk holds a list of them."""
+    """Several results as the bytes of one PNG file, side by side where they fit; the text chunk holds a list of them.
+
+    Pictures that have nothing beside them become a gallery.
+    """
+    if len(results) > 1 and all(
+        isinstance(r, Picture) and r.scale == "picture" and not r.panels for r in results
+    ):
+        return _told(gallery([r for r in results if isinstance(r, Picture)]), results)
     images = [_compose(r, method_title(r.method), parts(r, theme)) for r in results]
     wide, rows = max(image.width for image in images), [[images[0]]]
     for image in images[1:]:
@@ -55,6 +62,10 @@ def stacked(results: Sequence[Result], *, theme: Theme = "default") -> bytes:
             sheet.paste(image, (x, y))
             x += image.width
         y += max(i.height for i in row)
+    return _told(sheet, results)
+
+
+def _told(sheet: Image.Image, results: Sequence[Result]) -> bytes:
     info = PngInfo()
     info.add_itxt(TEXT_CHUNK, json.dumps([r.to_dict() for r in results]), zip=True)
     return encode(sheet, pnginfo=info, optimize=True)

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from cutaway.core.result import Panel, Picture
+from cutaway.core.result import Panel
 
 from .colors import Array, Floats, Scale, far_end, finite, scale
 from .drawing import Drawing
@@ -14,16 +14,6 @@ from .raster import enlarge, mosaic, shrink, to_image
 
 LONGEST = 1200
 """Pixels of the longer side of a sheet, as far as single numbers stay visible."""
-
-
-def picture_drawings(result: Picture) -> list[Drawing]:
-    """A picture or grid with every panel that belongs to it; what makes maps stands before them."""
-    first = Panel(
-        result.title, result.values, result.scale, result.unit, columns=result.columns, each=result.each
-    )
-    causes = [p for p in result.panels.values() if first.scale == "maps" != p.scale]
-    others = [p for p in result.panels.values() if p not in causes]
-    return [grid_drawing(p, result.method) for p in (*causes, first, *others)]
 
 
 def grid_drawing(panel: Panel, method: str = "") -> Drawing:

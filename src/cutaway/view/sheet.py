@@ -6,16 +6,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from PIL import Image, ImageDraw
 
 from cutaway.core.errors import UsageError, unknown
-from cutaway.core.result import Attribution, Result
+from cutaway.core.result import Attribution, Picture, Result
 
 from .charts import parts
 from .colors import Theme, number
 from .drawing import evidence_scale, is_fine, map_drawing, overlaid, photograph, picture_names, remark
 from .lettering import HAIRLINE, INK, MUTED, PAPER, method_title, wrap, write
-from .raster import to_image
+from .raster import fit, to_image
 
 MARGIN, GAP, LINE = 16, 16, 16
 BROAD = 9
@@ -74,6 +75,21 @@ def contact_sheet(
         row = [places[k].get(name) for k in keys]
         grid.append([photos.get(name), *(_cell(r, theme) if r is not None else None for r in row)])
     return _sheet(grid, ["picture", *(method_title(m) for m, _ in keys)], cell)
+
+
+def gallery(results: Sequence[Picture], *, cell: int = 224) -> Image.Image:
+    """Drawn pictures side by side, each over its target and the first numbers of its evidence."""
+    cells: list[_Cell | None] = []
+    for r in results:
+        numbers = [f"{k} {number(v)}" for k, v in r.evidence.items() if isinstance(v, int | float)]
+        lines = [r.target or method_title(r.method), "  ·  ".join(numbers[:2])]
+        height, width = r.values.shape[1:]
+        times = cell / max(height, width)
+        size = max(1, round(height * times)), max(1, round(width * times))
+        drawn = fit(np.moveaxis(r.values, 0, -1), *size, smooth=max(height, width) >= 48)
+        cells.append(_Cell(to_image(drawn), lines))
+    columns = min(len(cells), max(1, math.ceil(math.sqrt(1.6 * len(cells)))))
+    return _sheet([cells[i : i + columns] for i in range(0, len(cells), columns)], [], cell)
 
 
 def thumbnail(result: Result, theme: Theme = "default") -> Image.Image:

@@ -14,6 +14,8 @@ from .lettering import INK, MUTED, PAPER, wrap, write
 from .raster import fit, to_image
 
 TILE, GAP, LINE, FRAME, ACROSS = 96, 8, 18, 3, 8
+BROAD = 800
+"""Pixels across that few pictures may fill, each at most at its own size."""
 _FRAME = f"#{bytes(OKABE_ITO[5]).hex()}"
 
 
@@ -33,9 +35,9 @@ def strip_drawing(panel: Panel) -> Drawing:
     else:
         colors, ends = tile_colors(values, each=panel.each)
     count, (height, width) = len(colors), colors.shape[1:3]
-    times = TILE / max(height, width)
-    high, wide = max(1, round(height * times)), max(1, round(width * times))
     columns = min(count, panel.columns or ACROSS)
+    times = max(TILE, min(height, width, BROAD // columns - GAP)) / max(height, width)
+    high, wide = max(1, round(height * times)), max(1, round(width * times))
     step, down = wide + GAP, high + LINE + GAP
     sheet = Image.new("RGB", (columns * step + 2 * FRAME - GAP, -(-count // columns) * down + FRAME), PAPER)
     pen = ImageDraw.Draw(sheet)

@@ -129,7 +129,9 @@ class Ascent:
                 second = 0.999 * second + 0.001 * gradient.square()
                 way = first / (1 - 0.9 ** (step + 1)) / ((second / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8)
             elif self.stride.rule == "momentum":
-                way = first = self.stride.mass * first + gradient
+                # a step keeps the rate it was taken with, as its definition says
+                first = self.stride.mass * first + rate * gradient
+                way, rate = first, 1.0
             elif self.stride.rule == "mean":
                 mean = gradient.abs().flatten(1).mean(1)
                 way = gradient / _per_row(torch.where(mean > 0, mean, 1), gradient)

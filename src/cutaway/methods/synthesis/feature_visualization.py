@@ -15,7 +15,7 @@ from cutaway.core.target import Target
 from .ascent import Ascent, Stride
 from .canvas import Canvas, Fourier, Pixels
 from .drawn import drawing
-from .shaking import Shake
+from .shaking import STILL, Shake
 from .variety import likeness
 from .wanted import Wanted, neurons, whole
 
@@ -43,7 +43,7 @@ def feature_visualization(
         Literal["neuron", "channel"],
         "of a whole channel: the neuron in the middle of its map, or the mean over the map",
     ] = "neuron",
-    steps: Annotated[int, Range(1, 10000), "steps of the ascent"] = 256,
+    steps: Annotated[int, Range(1, 10000), "steps of the ascent"] = 128,
     rate: Annotated[float, Range(0, 10, open_low=True), "step size of Adam"] = 0.05,
     space: Annotated[
         Literal["fourier", "pixels"], "what is moved: the picture's spectrum or its pixels"
@@ -52,6 +52,7 @@ def feature_visualization(
     jitter: Annotated[float, Range(0, 0.5), "farthest shift in a step, as a share of the side"] = 0.04,
     scale: Annotated[float, Range(0, 0.5), "farthest change of size in a step, as a share"] = 0.1,
     rotate: Annotated[float, Range(0, 180), "farthest turn in a step, in degrees"] = 8.0,
+    calm: Annotated[float, Range(0, 1), "share of the steps, the last ones, in which nothing is moved"] = 0.1,
     draws: Annotated[int, Range(1, 16), "different pictures for each target"] = 1,
     diversity: Annotated[
         float, Range(0, 1e6), "weight of how alike the pictures of one target are (their Gram matrices)"
@@ -60,10 +61,11 @@ def feature_visualization(
     """Climb the target from noise: pictures (3, H, W) in [0, 1], one for each target that is asked together.
 
     At every step all pictures are shifted, sized and turned alike by a random amount, and Adam moves the spectrum
-    (`Fourier`) towards a larger value of the target. A channel is read at one neuron, on a canvas that is just what
-    the neuron sees. Several targets asked together, such as `channel(layer, torch.arange(64))`, are moved in batches;
-    each picture is that of its target asked alone with the same seed. A target whose gradient is zero at the start (a
-    unit that a ReLU shuts) is revived by letting the gradient pass every ReLU until it answers, and a note says so.
+    (`Fourier`) towards a larger value of the target; the last steps are taken on the picture as it lies. A channel is
+    read at one neuron, on a canvas that is just what the neuron sees. Several targets asked together, such as
+    `channel(layer, torch.arange(64))`, are moved in batches; each picture is that of its target asked alone with the
+    same seed. A target whose gradient is zero (a unit that a ReLU shuts) is revived: shut ReLUs leak a little gradient,
+    above all that of the number before the unit's own ReLU, until it answers; a note says so.
 
     With `draws` above 1 the panels hold further pictures of each target, kept apart by `diversity` times the mean
     cosine between the Gram matrices of their activations in the target's layer, or in the layer a class activation
@@ -89,6 +91,11 @@ def feature_visualization(
         wanted.target.layers[0] if wanted.target.layers else model.layers.suggest()[0] if draws > 1 else ""
     )
 
+    shake = Shake(jitter, scale, rotate)
+
+    def shaking(step: int) -> Shake:
+        return shake if step < (1 - calm) * steps else STILL
+
     def ascent(part: Wanted) -> Ascent:
         def goal(pixels: Tensor) -> Tensor:
             if draws == 1 or not diversity:
@@ -96,8 +103,6 @@ def feature_visualization(
             value, maps = part.values_and_maps(pixels, layer)
             return value - diversity * likeness(maps, draws)
 
-        return Ascent(
-            goal, canvas, Stride("adam", rate), steps, Shake(jitter, scale, rotate), after, part.revived
-        )
+        return Ascent(goal, canvas, Stride("adam", rate), steps, shaking, after, part.revived)
 
     return (yield from drawing(wanted, canvas, ascent, spread=SPREAD[space], draws=draws))

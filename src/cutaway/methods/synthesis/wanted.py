@@ -18,6 +18,8 @@ from cutaway.core.tap import Tap
 from cutaway.core.target import Target, score
 from cutaway.methods.units.cropping import cropping
 
+LEAK = 0.01
+"""Share of the gradient that a shut ReLU lets pass where a unit is dead."""
 HELD = 200e6
 """Bytes of activations that the pictures moved together may hold: more is no faster."""
 MOST = 32
@@ -29,7 +31,8 @@ class Wanted:
     """A target of one value per picture and the size of the canvas on which it is read.
 
     `rows` is how many pictures that is. `box` is the part of the network's input that the canvas stands for, (top,
-    left, bottom, right) with all ends included; None for all of it. `notes` say what was chosen.
+    left, bottom, right) with all ends included; None for all of it; `asked` the target as
+    it came, where another is read for it. `notes` say what was chosen.
     """
 
     model: VisionModel
@@ -38,6 +41,7 @@ class Wanted:
     rows: int = 1
     box: tuple[int, int, int, int] | None = None
     notes: tuple[str, ...] = ()
+    asked: Target | None = None
 
     def values(self, pixels: Tensor) -> Tensor:
         """(n,) for the n pictures of the target."""
@@ -53,16 +57,25 @@ class Wanted:
         return self.target.read(held), tap.maps(layer)
 
     def revived(self, pixels: Tensor, dead: Tensor) -> Tensor:
-        """The same values; where `dead` is True every ReLU lets the gradient pass, so that a shut unit is reached."""
+        """The same values; where `dead` is True every ReLU leaks a little gradient, so that a shut unit is reached.
+
+        Each shut gate on a way costs a factor of `LEAK`. What comes through first is therefore the gradient of the
+        number before the unit's own ReLU, and where that is zero too, what other gates let through.
+        """
 
         def leaky(call: Call, signal: Tensor) -> tuple[Tensor | None, ...]:
             (own,) = plain(call, signal)
             if own is None or len(signal) != len(dead):
                 return (own,)
-            return (torch.where(dead.view(-1, *(1,) * (signal.ndim - 1)), signal, own),)
+            return (torch.where(dead.view(-1, *(1,) * (signal.ndim - 1)), own + LEAK * (signal - own), own),)
 
         with backward_rules({Family.RELU: leaky}, self.model.network):
             return self.values(pixels)
+
+    @property
+    def named(self) -> Target:
+        """The target in the words it came in."""
+        return self.asked or self.target
 
     def portions(self, count: int, draws: int = 1) -> Iterator[Wanted]:
         """The target, of `count` pictures or the same for all, in parts small enough to be moved together.
@@ -72,7 +85,7 @@ class Wanted:
         most = max(1, self.together() // draws)
         for start in range(0, count, most):
             rows = torch.arange(start, min(start + most, count)).repeat_interleave(draws)
-            yield replace(self, target=self.target.take(rows), rows=len(rows))
+            yield replace(self, asked=self.named.take(rows), target=self.target.take(rows), rows=len(rows))
 
     def together(self) -> int:
         """How many pictures to move together; the same on every machine."""
@@ -130,7 +143,7 @@ def neurons(model: VisionModel, target: Target) -> Wanted:
         )
         for weight, r in target.terms
     )
-    return Wanted(model, Target(terms), size, target.count or 1, box, notes)
+    return Wanted(model, Target(terms), size, target.count or 1, box, notes, target)
 
 
 def _middle(table: LayerTable, name: str) -> tuple[int, int]:
