@@ -202,3 +202,16 @@ def test_grey_pictures_and_hidden_units() -> None:
     model, x = curved(), middle(2, 8, 8)
     for found in attack(model, "fgsm", x, cutaway.channel("conv", 2)):
         assert found.evidence["score after"] < found.evidence["score before"]
+
+
+def test_what_rounding_undoes_is_no_success() -> None:
+    model = linear(classes=2)
+    w, b = rows(model)
+    x = middle()
+    f = w @ x.flatten() + b
+    k = int(f.argmax())
+    model.network.fc.bias.data[k] -= f[k] - f[1 - k] - 1e-4  # a hair from the boundary
+    (found,) = attack(model, "fgsm", x, k, epsilon=0.9 / 255)
+    assert found.evidence["fooled before rounding"] is True
+    assert found.evidence["fooled"] is False
+    assert "rounding to 8 bits undoes 1 of 1" in found.notes

@@ -44,7 +44,14 @@ def test_with_walls_it_is_the_nearest_point_of_the_box_beyond_the_boundary() -> 
     assert np.isclose(right.x, -gap * n / (n @ n), atol=1e-6).mean() < 1  # the walls matter
     (found,) = attack(model, "lbfgs_attack", x, k, searches=14, steps=100)
     size = float(np.linalg.norm(right.x))
-    assert size * (1 - 1e-6) <= found.evidence["l2"] <= 1.02 * size
+    assert size * (1 - 1e-6) <= found.evidence["l2"] <= 1.002 * size
+    after = found.values.ravel()
+    inside = (after > 0) & (after < 1)
+    f = w @ torch.from_numpy(after) + b
+    pull = float(torch.sigmoid(f[k] - f[1 - k])) * -n  # 2 c r where no wall holds
+    np.testing.assert_allclose(
+        2 * found.evidence["c"] * (after - u)[inside], pull[inside], rtol=0.01, atol=1e-4
+    )
 
 
 def test_on_a_curved_network_it_is_about_as_near_as_deepfool_and_alone_as_in_a_batch() -> None:
@@ -67,3 +74,17 @@ def test_a_target_that_is_no_class_is_brought_to_zero() -> None:
     (found,) = attack(model, "lbfgs_attack", x, target, searches=14)
     assert found.evidence["score after"] <= 0
     assert found.evidence["l2"] <= 1.02 * abs(f) / float((w[1] - w[2]).norm())
+
+
+def test_its_picture_is_where_length_and_loss_hold_each_other() -> None:
+    """Of two classes on a linear network: 2 c r = sigmoid(gap) (w_1 - w_0), gap the margin that is left."""
+    model, x = linear(classes=2), middle()
+    w, b = rows(model)
+    k = int((w @ x.flatten() + b).argmax())
+    n = w[1 - k] - w[k]
+    (found,) = attack(model, "lbfgs_attack", x, k, searches=6, steps=100)
+    r = torch.from_numpy(found.values).flatten() - x.flatten()
+    f = w @ (x.flatten() + r) + b
+    np.testing.assert_allclose(
+        2 * found.evidence["c"] * r, torch.sigmoid(f[k] - f[1 - k]) * n, atol=2e-4 * float(n.norm())
+    )

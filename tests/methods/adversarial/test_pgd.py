@@ -110,3 +110,26 @@ def test_restarts_keep_the_first_success_else_the_largest_loss() -> None:
         assert b >= a or fooled
     assert losses(one) != losses(many)
     assert many[0].evidence["backward passes"] == 12
+
+
+def test_a_later_start_does_not_replace_a_success() -> None:
+    model = curved()
+    x = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    one = attack(model, "pgd", x, epsilon=16 / 255)
+    assert all(f.evidence["fooled before rounding"] for f in one)
+    for a, b in zip(one, attack(model, "pgd", x, epsilon=16 / 255, restarts=3), strict=True):
+        np.testing.assert_array_equal(a.values, b.values)
+
+
+def test_towards_a_class_only_that_class_is_success() -> None:
+    model = curved()
+    x = torch.rand(8, 3, 8, 8, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
+    with torch.no_grad():
+        x = x[model(x).argmax(1) != 4]
+    outcomes = set()
+    for epsilon in (1 / 255, 6 / 255, 0.3):
+        for found in attack(model, "pgd", x, None, epsilon=epsilon, toward="elk"):
+            there = found.evidence["as 8-bit"].startswith("4 'elk'")
+            assert found.evidence["fooled"] is there
+            outcomes.add(there)
+    assert outcomes == {True, False}

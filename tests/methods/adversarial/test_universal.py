@@ -116,3 +116,13 @@ def test_pictures_with_a_wrong_answer_are_left_out_of_the_curve(tmp_path: Path) 
         for bad in ((), (0.0,), (1.5,)):
             with pytest.raises(UsageError, match="epsilons"):
                 finish(strength_curve(model, data, "fgsm", bad))
+
+
+@pytest.mark.parametrize(("norm", "bound"), [("linf", 1 / 2550), ("l2", 0.002)])
+@pytest.mark.parametrize("rule", ["gradient", "deepfool"])
+def test_a_tight_bound_is_met_and_not_passed(tmp_path: Path, rule: str, norm: str, bound: float) -> None:
+    model, x = linear(classes=3), middle(6)
+    options = {"epsilon": bound, "radius": bound, "norm": norm, "rule": rule, "batch": 2, "epochs": 8}
+    v = learn(model, folder(tmp_path, x), **options).values
+    size = float(v.abs().max()) if norm == "linf" else float(v.norm())
+    assert 0.5 * bound < size <= bound * (1 + 1e-12)
