@@ -56,3 +56,18 @@ def _(case: Case) -> None:
         norms = x.norm(dim=1).numpy()
         x = x * torch.from_numpy(norms >= np.percentile(norms, 30))[:, None]
     agree(found.values, ((x + mean).clamp(0, 255) / 255)[0], 1e-7)
+
+
+@oracle("feature_visualization")
+def _(case: Case) -> None:
+    """Three steps of Adam over pixels that lie still, and the spectrum's own first picture."""
+    found = case.run("feature_visualization", space="pixels", steps=3, calm=1, rate=0.02)
+    x = (0.5 + 0.05 * drawn_noise(case)).clamp(0, 1).requires_grad_()
+    adam = torch.optim.Adam([x], lr=0.02, maximize=True)
+    for _ in range(3):
+        adam.zero_grad()
+        case.plain.scores(x)[0, case.plain.target].backward()
+        adam.step()
+        with torch.no_grad():
+            x.clamp_(0, 1)
+    agree(found.values, x[0], 1e-7)

@@ -19,14 +19,24 @@ from torch import nn
 from cutaway.core.errors import MethodRefusedError, UsageError
 from cutaway.methods import METHODS
 
-from . import oracles, oracles_adversarial, oracles_perturbation, oracles_weights, page
+from . import (
+    oracles,
+    oracles_adversarial,
+    oracles_dreams,
+    oracles_perturbation,
+    oracles_synthesis,
+    oracles_weights,
+    page,
+)
 from .case import ORACLES, Case, Refused
 from .networks import CLASSES, NETWORKS, Network
 
 RECORD = os.environ.get("CUTAWAY_RECORD") == "1"
 assert oracles
 assert oracles_adversarial
+assert oracles_dreams
 assert oracles_perturbation
+assert oracles_synthesis
 assert oracles_weights
 
 
