@@ -60,3 +60,15 @@ def test_what_is_not_reached_is_said_by_the_numbers() -> None:
     (found,) = attack(curved(), "iterative_fooling", middle(1, 8, 8), step=1e-4, steps=2)
     assert found.evidence["fooled"] is False
     assert found.evidence["steps"] == 2
+
+
+def test_a_score_that_is_off_is_refused_and_its_log_probability_climbed() -> None:
+    model, x = linear(classes=3), middle()
+    fc = model.network.fc
+    with torch.no_grad():
+        fc.weight[1], fc.bias[1] = 0, -5  # as behind a last ReLU that is off
+    with pytest.raises(MethodRefusedError, match="gradient is zero") as caught:
+        attack(model, "iterative_fooling", x, None, toward="1")
+    assert caught.value.hint == "climbs='log_probability'"
+    (found,) = attack(model, "iterative_fooling", x, None, toward="1", climbs="log_probability", steps=3)
+    assert found.evidence["linf"] > 0

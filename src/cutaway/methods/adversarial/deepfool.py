@@ -120,5 +120,5 @@ def _to_boundary(goal: Goal, now: Tensor, read: Tensor, rivals: Tensor | None, w
         best = torch.where(nearer, distance, best)
         step = w * along(gaps[:, k].detach().abs() / torch.where(size > 0, size, 1) ** 2, w)
         r = torch.where(along(nearer, r), step, r)
-    refuse_flat(torch.where(along(waiting & best.isinf(), r), 0, 1 + r.abs()), goal)
+    refuse_flat(torch.where(along(waiting & best.isinf(), r), 0, 1 + r.abs()), goal, "another target")
     return r.detach()

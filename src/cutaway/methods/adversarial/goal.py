@@ -130,14 +130,14 @@ def goal_of(model: VisionModel, x: Tensor, target: Target, toward: str | None = 
     return Goal(model, leave, torch.full_like(leave, wanted))
 
 
-def refuse_flat(g: Tensor, goal: Goal) -> None:
+def refuse_flat(g: Tensor, goal: Goal, hint: str = "loss='margin'") -> None:
     """Raise `MethodRefusedError` where the gradient of a picture is zero everywhere."""
     flat = (g.flatten(1) == 0).all(1)
     if bool(flat.any()):
         raise MethodRefusedError(
             f"the gradient is zero everywhere at picture {int(flat.nonzero()[0]) + 1}: saturated softmax, or a unit that is off?",
             "a loss that moves with the pixels",
-            "loss='margin'" if goal.of_classes else "a target that is active",
+            hint if goal.of_classes else "a target that is active",
         )
 
 

@@ -83,7 +83,7 @@ def iterative_fooling(
         if not len(active):
             break
         if i == 0:
-            refuse_flat(g, goal.only(active))
+            refuse_flat(g, goal.only(active), "climbs='log_probability'")
         rms = length(g) / g[0].numel() ** 0.5
         moved[active] = (now.detach()[waiting] + step * g / along(torch.where(rms > 0, rms, 1), g)).clamp(
             0, 1

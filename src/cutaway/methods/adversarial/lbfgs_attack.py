@@ -104,7 +104,7 @@ class Search:
         with torch.no_grad():
             self.done = bool(self.goal.reached(self.goal.read(self.x))[0])
         if not self.done:
-            refuse_flat(g, self.goal)
+            refuse_flat(g, self.goal, "pgd with loss='margin'")
 
     def once(self) -> bool:
         """Minimise for the present weight and choose the next; False when the search was over."""
