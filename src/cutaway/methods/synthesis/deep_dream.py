@@ -68,7 +68,7 @@ def deep_dream(
     layer answers to becomes stronger. The picture is first worked on at its smallest size; what the steps added
     there is enlarged and added to the next size. At each step the picture is shifted around its edges. With a
     `guide`, every position of the layer is drawn to the feature vector of the guide with which it has the largest
-    product: g is that of sum_i max_j a_i . g_j. With a target the picture is climbed towards it instead: a class, whose
+    product: g is that of sum_i max_j a_i . g_j. With a target other than the predicted class the picture climbs that instead: a class, whose
     dreams may hold what only goes along with it in photographs (arms with dumbbells), or a channel.
 
     Without `octaves`, sizes that the network cannot take are left out, and a note says so. The panels hold the

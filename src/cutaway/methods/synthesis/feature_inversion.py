@@ -95,7 +95,7 @@ def feature_inversion(
     >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 2, 3))
     >>> model = cutaway.VisionModel(net, cutaway.Preprocess(), name="two layers")
     >>> found = model.explain(torch.rand(3, 12, 12), "feature_inversion", layer="1", steps=50)
-    >>> found.evidence["feature error 1"] < found.evidence["feature error of grey 1"]
+    >>> found.evidence["feature error 1"] < found.evidence["feature error of grey"]["1"]
     True
     """
     names, notes = chosen(model, layer, layers)
@@ -111,13 +111,14 @@ def feature_inversion(
     stride = (
         Stride("adam", _cosine(first, count)) if by == "spectrum" else Stride("momentum", _schedule(first))
     )
-    priors = []
+    priors, said = [], []
     for name in names:
         word = depth(model, name)
         weight = SMOOTH[by][word] if beta_weight is None else beta_weight
-        if beta_weight is None:
-            notes += (f"{name} is {word}: total variation weighs {weight:g}",)
+        said.append(f"{weight:g} at {name} ({word})")
         priors.append(Prior(alpha, alpha_weight, beta, weight))
+    if beta_weight is None:
+        notes += (f"the total variation weighs {', '.join(said)}",)
     seed = int(torch.randint(2**62, ()))
     per = max(1, min(_together(model, name, _size(x)) for name in names) // draws)
     parts = torch.split(torch.arange(len(x)), per)
@@ -202,13 +203,16 @@ def _shown(x: Tensor, wanted: Sequence[Features], pictures: Sequence[Tensor], no
     made, draws = pictures[0].shape[:2]
     panels: dict[str, RawPanel] = {}
     evidence: dict[str, Any] = {}
+    grey: list[dict[str, float]] = [{} for _ in range(made)]
     for sought, inversions in zip(wanted, pictures, strict=False):
         name, rows = sought.layer, torch.arange(made, device=x.device)
         mine = sought.take(rows)
         with torch.no_grad():
             errors = torch.stack([mine.error(inversions[:, d]).sqrt() for d in range(draws)], 1)
             evidence[f"feature error {name}"] = errors[:, 0] if draws == 1 else errors.tolist()
-            evidence[f"feature error of grey {name}"] = mine.error(torch.full_like(x[:made], 0.5)).sqrt()
+            plain = mine.error(torch.full_like(x[:made], 0.5)).sqrt().tolist()
+        for own, error in zip(grey, plain, strict=True):
+            own[name] = error
         apart = (inversions[:, 0] - x[:made]).flatten(1)
         evidence[f"pixel error {name}"] = apart.square().mean(1).sqrt()
         for d in range(draws):
@@ -223,7 +227,7 @@ def _shown(x: Tensor, wanted: Sequence[Features], pictures: Sequence[Tensor], no
         signed=False,
         unit="pixels in [0, 1]",
         layer=", ".join(shown),
-        evidence=evidence,
+        evidence=evidence | {"feature error of grey": grey},
         notes=notes,
         panels=panels,
         extra={"scale": "picture", "title": top.title},
