@@ -1,6 +1,7 @@
 """The laws every registered method keeps, on every small architecture."""
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 import cutaway
 from cutaway.core.errors import CutawayError, MethodRefusedError, UnknownNameError, UsageError
-from cutaway.core.method import IMAGE, TARGET
+from cutaway.core.method import IMAGE, TARGET, Need
 from cutaway.core.progress import finish
 from cutaway.core.run import explain
 from cutaway.methods import METHODS
@@ -42,6 +43,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 # methods that without a target explain something else than the predicted class, with what they do
 UNASKED = {"deep_dream": "dreams of a whole layer"}
+GIVEN: dict[str, dict[Need, Callable[[], Any]]] = {}  # what a method needs beside a picture and a target
 PAIRS = [(m, a) for m in sorted(METHODS) for a in ARCHITECTURES]
 ALLOWED = [p for p in PAIRS if p not in REFUSED]
 OF_PICTURES = [p for p in ALLOWED if IMAGE in METHODS[p[0]].needs]
@@ -58,7 +60,8 @@ def pictures(n: int) -> Tensor:
 
 
 def run(model: cutaway.VisionModel, name: str, x: Tensor, target: Any = 2, seed: int = 0) -> list[Any]:
-    return list(finish(explain(model, METHODS[name], x, target, OPTIONS.get(name), seed=seed)))
+    given = {need: make() for need, make in GIVEN.get(name, {}).items()}
+    return list(finish(explain(model, METHODS[name], x, target, OPTIONS.get(name), given=given, seed=seed)))
 
 
 @pytest.mark.parametrize(("method", "architecture"), sorted(REFUSED))
@@ -188,7 +191,8 @@ def test_between_two_steps_everything_is_the_callers(method: str) -> None:
     model = model_of(net)
     _ = model.layers.suggest()
     before, grad = state(net), torch.is_grad_enabled()
-    steps = explain(model, METHODS[method], pictures(2), 2, OPTIONS.get(method))
+    given = {need: make() for need, make in GIVEN.get(method, {}).items()}
+    steps = explain(model, METHODS[method], pictures(2), 2, OPTIONS.get(method), given=given)
     count = 0
     for _ in steps:
         count += 1
