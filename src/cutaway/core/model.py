@@ -205,24 +205,36 @@ class VisionModel:
         Returns an `Attribution` (or what the method gives) that shows itself in a notebook.
         Raises `UnknownNameError`, `UsageError`, `InputError` or `MethodRefusedError`.
         """
-        from cutaway.methods import get
+        return self.draw(target, method, image=image, seed=seed, **options)[0]
 
-        from .progress import finish
-        from .run import explain
+    def draw(
+        self,
+        target: Any = None,
+        method: str = "feature_visualization",
+        *,
+        image: Any = None,
+        given: Mapping[Any, Any] | None = None,
+        seed: int = 0,
+        **options: Any,
+    ) -> list[Result]:
+        """The pictures a method makes, one for each target asked together or each picture of a batch.
 
-        return finish(explain(self, get(method), image, target, options, seed=seed))[0]
-
-    def inspect(self, method: str, *, seed: int = 0, **options: Any) -> Result:
-        """Look at the network alone, by a method that needs no picture, such as "filters".
-
-        Raises `UnknownNameError`, `UsageError` or `MethodRefusedError`.
+        `target` is as for `explain`, or one number per picture, such as `channel("layer3", torch.arange(64))`;
+        `given` holds what else the method needs, such as {DATA: pictures}. Raises as `explain` does.
         """
         from cutaway.methods import get
 
         from .progress import finish
         from .run import explain
 
-        return finish(explain(self, get(method), None, None, options, seed=seed))[0]
+        return finish(explain(self, get(method), image, target, options, given=given, seed=seed))
+
+    def inspect(self, method: str, *, seed: int = 0, **options: Any) -> Result:
+        """Look at the network alone, by a method that needs no picture, such as "filters".
+
+        Raises `UnknownNameError`, `UsageError` or `MethodRefusedError`.
+        """
+        return self.draw(None, method, seed=seed, **options)[0]
 
     def check_finite(self, values: Tensor, x: Tensor | None) -> None:
         """Raise `InputError` saying where a NaN or infinity was first seen, if there is one in `values`."""

@@ -55,6 +55,9 @@ _CAPITALS = {
         "UMAP",
         "NMF",
         "DeepLIFT",
+        "DeepFool",
+        "FGSM",
+        "PGD",
         "SmoothGrad",
         "RectGrad",
         "DeepDream",
@@ -67,6 +70,8 @@ _USUAL = (
     ("Layer CAM", "LayerCAM"),
     (" plus plus", "++"),
     ("T SNE", "t-SNE"),
+    ("Lbfgs", "L-BFGS"),
+    ("Deep dream", "DeepDream"),
 )
 
 
