@@ -146,6 +146,10 @@ def test_a_place_inverts_only_what_it_sees() -> None:
     outside = np.ones((6, 5), bool)
     outside[1:4, 2:5] = False
     np.testing.assert_array_equal(found[:, outside], start[:, outside])
+    assert (
+        "of the maps only rows and columns 1-3,2-4 are inverted"
+        in invert(model, x, place="1-3,2-4", steps=1, **options).notes
+    )
     one = invert(model, x, place="2,3", rate=0.01, **options).values
     np.testing.assert_allclose(one[:, 2, 3], x.numpy()[:, 2, 3], atol=2e-2)
     for bad in ("1", "3-1,2", "a,b", "1,2,3", "-1,2"):
@@ -164,7 +168,10 @@ def test_several_layers_stand_in_their_order_with_their_depth() -> None:
     assert list(found.panels)[-1] == "original"
     words = [depth(model, str(i)) for i in range(6)]
     assert words == ["shallow", "shallow", "middle", "middle", "deep", "deep"]
-    assert any("weighs" in n and "10 at 2 (middle), 30 at 5 (deep)" in n for n in found.notes)
+    ten, thirty = (f"{w * (8 / 227) ** 2:.3g}" for w in (10, 30))
+    assert any(f"{ten} at 2 (middle), {thirty} at 5 (deep)" in n for n in found.notes)
+    told = invert(model, x, layer="5", steps=20, beta_weight=30 * (8 / 227) ** 2)
+    np.testing.assert_array_equal(told.values, found.panels["5"].values)
     alone = invert(model, x, layer="5", steps=20)
     np.testing.assert_array_equal(alone.values, found.panels["5"].values)
     whole = invert(model, x, steps=2)

@@ -68,8 +68,9 @@ def deep_dream(
     layer answers to becomes stronger. The picture is first worked on at its smallest size; what the steps added
     there is enlarged and added to the next size. At each step the picture is shifted around its edges. With a
     `guide`, every position of the layer is drawn to the feature vector of the guide with which it has the largest
-    product: g is that of sum_i max_j a_i . g_j. With a target other than the predicted class the picture climbs that instead: a class, whose
-    dreams may hold what only goes along with it in photographs (arms with dumbbells), or a channel.
+    product: g is that of sum_i max_j a_i . g_j. With a target other than the predicted class the picture climbs that
+    instead: a class, whose dreams may hold what only goes along with it in photographs (arms with dumbbells), or a
+    channel.
 
     Without `octaves`, sizes that the network cannot take are left out, and a note says so. The panels hold the
     original and, for several `frames`, all of them. `value` in the evidence is what was climbed, on the finished
@@ -218,6 +219,6 @@ def _shown(
         },
         notes=tuple(dict.fromkeys(notes)),
         panels=panels,
-        extra={"scale": "picture"},
+        extra={"scale": "picture", "title": "dream"},
         targeted=targeted,
     )

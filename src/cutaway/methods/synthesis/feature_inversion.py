@@ -30,6 +30,8 @@ SMOOTH = {
     "authors": {"shallow": 1.0, "middle": 10.0, "deep": 100.0},
 }
 """Weight of the total variation by a layer's depth; 100 hides what the spectrum finds in deep layers."""
+SIDE = 227
+"""Side of the pictures for which these are: in smaller ones neighbours differ more, in proportion."""
 
 
 @method(
@@ -71,7 +73,9 @@ def feature_inversion(
     alpha_weight: Annotated[float, Range(0), "weight of that norm, for pixels in 0 to 255"] = 8e-10,
     beta: Annotated[float, Range(1, 4), "exponent of the total variation that keeps pictures smooth"] = 2.0,
     beta_weight: Annotated[
-        float | None, Range(0), "weight of the total variation; none: 1, 10 or 30 (authors: 100) by depth"
+        float | None,
+        Range(0),
+        "weight of the total variation; none: by depth 1, 10 or 30 (authors: 100), less for small pictures",
     ] = None,
 ) -> Steps[Raw]:
     """A picture (3, H, W) in [0, 1] with nearly the features that the photograph has in a layer.
@@ -81,7 +85,8 @@ def feature_inversion(
     with z the pixels in levels (0 to 255) from middle grey, dx and dy their differences, and s the norm of a typical
     photograph of that size. "spectrum" starts near grey and moves the amplitudes of frequencies, so that large forms
     come first; "authors" starts from noise with norm s and takes steps of 0.004, after 100 steps a tenth, after 300 a
-    hundredth of it, with momentum 0.9; where its rate is too large for a layer it says so and stops.
+    hundredth of it, with momentum 0.9; where its rate is too large for a layer it says so and stops. Without
+    `beta_weight`, the weight for the layer's depth in a picture of 227 pixels is scaled by (side / 227)^beta.
 
     `values` is the inversion of the shallowest layer; the panels are those of the deeper ones, of further starts, and
     the original. What differs between starts is what the layer does not hold. In the evidence, for each layer:
@@ -114,9 +119,11 @@ def feature_inversion(
     priors, said = [], []
     for name in names:
         word = depth(model, name)
-        weight = SMOOTH[by][word] if beta_weight is None else beta_weight
-        said.append(f"{weight:g} at {name} ({word})")
+        weight = SMOOTH[by][word] * (min(_size(x)) / SIDE) ** beta if beta_weight is None else beta_weight
+        said.append(f"{weight:.3g} at {name} ({word})")
         priors.append(Prior(alpha, alpha_weight, beta, weight))
+    if where is not None:
+        notes += (f"of the maps only rows and columns {where} are inverted",)
     if beta_weight is None:
         notes += (f"the total variation weighs {', '.join(said)}",)
     seed = int(torch.randint(2**62, ()))
