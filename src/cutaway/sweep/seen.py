@@ -12,8 +12,8 @@ from cutaway.core.errors import InputError
 
 from .sketch import counts
 
-_CHUNK = 1 << 20
-"""Values squared at a time: their squares stay in the processor's cache."""
+_CHUNK = 1 << 18
+"""Values squared at a time: their squares stay in the processor's cache, and their memory is used again."""
 
 
 class Seen:
@@ -108,9 +108,12 @@ class Seen:
         few = max(1, _CHUNK // max(1, self.maps[:1].numel()))
         sums, squares = list[Tensor](), list[Tensor]()
         for maps in torch.split(self.maps, few):
-            wide = maps.double() if maps.device.type != "mps" else maps
-            sums.append(self._lines(wide, Tensor.sum).cpu().double().sum(2))
-            squares.append(self._lines(wide.square(), Tensor.sum).cpu().double().sum(2))
+            n, u, h, w = maps.shape
+            last = not maps.is_contiguous()
+            lines = maps.permute(0, 2, 3, 1).reshape(n, h * w, u) if last else maps.reshape(n, u, h * w)
+            wide = lines.to(torch.float64 if maps.device.type != "mps" else torch.float32, copy=True)
+            sums.append(wide.sum(1 if last else 2).cpu().double())
+            squares.append(wide.square_().sum(1 if last else 2).cpu().double())
         return torch.cat(sums), torch.cat(squares)
 
     @cached_property
