@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cutaway.nn.generators import FeatureGenerator
+
 SPELLINGS = ("module", "in_place", "reused", "functional", "method")
 
 
@@ -151,3 +153,10 @@ def build(name: str, spelling: str = "module", *, seed: int = 5) -> nn.Module:
                 fan = max(t[0].numel(), 1) if t.ndim > 1 else 4
                 t.copy_(noise + 0.5 if "running_var" in key else (noise - 0.4) * 3 / fan**0.5)
     return net
+
+
+def generator() -> FeatureGenerator:
+    """One that draws pictures of 16 x 16 pixels from codes of 6 numbers; always the same."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return FeatureGenerator(6, 1, side=16, widths=(8, 4))

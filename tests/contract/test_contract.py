@@ -16,7 +16,7 @@ from cutaway.core.progress import finish
 from cutaway.core.run import explain
 from cutaway.methods import METHODS
 
-from .nets import ARCHITECTURES, SPELLINGS, build
+from .nets import ARCHITECTURES, SPELLINGS, build, generator
 
 CLASSES = ("ant", "bee", "cat", "dog", "elk")
 RULES = ("deconvnet", "guided_backprop", "guided_grad_cam", "rect_grad")
@@ -38,12 +38,16 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "iterative_fooling": {"steps": 10},  # a long climb in float32 leaves its path at the last bit of a sum
     "class_visualization": {"steps": 4},
     "regularized_visualization": {"steps": 5},
+    "latent_synthesis": {"steps": 4},
     "deep_dream": {"octaves": 1, "steps": 3},
     "feature_inversion": {"layers": "stages", "steps": 3},
 }
 # methods that without a target explain something else than the predicted class, with what they do
 UNASKED = {"deep_dream": "dreams of a whole layer"}
-GIVEN: dict[str, dict[Need, Callable[[], Any]]] = {}  # what a method needs beside a picture and a target
+# what a method needs beside a picture and a target
+GIVEN: dict[str, dict[Need, Callable[[], Any]]] = {
+    "latent_synthesis": {Need.GENERATOR: generator},
+}
 PAIRS = [(m, a) for m in sorted(METHODS) for a in ARCHITECTURES]
 ALLOWED = [p for p in PAIRS if p not in REFUSED]
 OF_PICTURES = [p for p in ALLOWED if IMAGE in METHODS[p[0]].needs]

@@ -33,10 +33,13 @@ class Case:
         net, self.model = built(network)
         self.network, self.plain = network, Plain(network, net)
 
-    def run(self, method: str, **options: Any) -> Any:
+    def run(self, method: str, *, given: Any = None, **options: Any) -> Any:
         """The method's result for the picture; raises `Refused` with the package's own words."""
         try:
-            (found,) = finish(explain(self.model, METHODS[method], self.plain.u, self.plain.target, options))
+            work = explain(
+                self.model, METHODS[method], self.plain.u, self.plain.target, options, given=given
+            )
+            (found,) = finish(work)
         except CutawayError as error:
             raise Refused(error) from error
         assert isinstance(found, Result)

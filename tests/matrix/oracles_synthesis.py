@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cutaway.core.method import GENERATOR
+
 from .case import Case, agree, oracle
 
 
@@ -35,39 +37,51 @@ def _(case: Case) -> None:
 @oracle("regularized_visualization")
 def _(case: Case) -> None:
     """Three steps of decay and clipping by norm, on levels of 0 to 255."""
-    decay, rate = 0.1, 1e4
-    found = case.run(
-        "regularized_visualization",
-        settings="decay_and_norm",
-        decay=decay,
-        rate=rate,
-        norm_percentile=30,
-        steps=3,
-    )
-    std = torch.tensor(case.network.std, dtype=torch.float64).view(1, 3, 1, 1)
+    decay, std = 0.1, torch.tensor(case.network.std, dtype=torch.float64).view(1, 3, 1, 1)
     mean = 255 / case.network.range * torch.tensor(case.network.mean, dtype=torch.float64).view(1, 3, 1, 1)
+
+    def slope(x: Tensor) -> Tensor:
+        x = x.requires_grad_()
+        scores = case.plain.raw_scores(x * case.network.range / 255 / std)
+        return torch.autograd.grad(scores[0, case.plain.target], x)[0]
+
     x = 10 * drawn_noise(case)
+    rate = 20 / float(slope(x).abs().max())
     for _ in range(3):
-        x = ((x + mean).clamp(0, 255) - mean).requires_grad_()
-        (g,) = torch.autograd.grad(
-            case.plain.raw_scores(x * case.network.range / 255 / std)[0, case.plain.target], x
-        )
-        x = ((x + rate * g) * (1 - decay)).detach()
+        x = (x + mean).clamp(0, 255) - mean
+        x = (x + rate * slope(x)).detach() * (1 - decay)
         norms = x.norm(dim=1).numpy()
         x = x * torch.from_numpy(norms >= np.percentile(norms, 30))[:, None]
+    own = {"decay": decay, "rate": rate, "norm_percentile": 30, "steps": 3}
+    found = case.run("regularized_visualization", settings="decay_and_norm", **own)
     agree(found.values, ((x + mean).clamp(0, 255) / 255)[0], 1e-7)
 
 
-@oracle("feature_visualization")
+@oracle("latent_synthesis")
 def _(case: Case) -> None:
-    """Three steps of Adam over pixels that lie still, and the spectrum's own first picture."""
-    found = case.run("feature_visualization", space="pixels", steps=3, calm=1, rate=0.02)
-    x = (0.5 + 0.05 * drawn_noise(case)).clamp(0, 1).requires_grad_()
-    adam = torch.optim.Adam([x], lr=0.02, maximize=True)
-    for _ in range(3):
-        adam.zero_grad()
-        case.plain.scores(x)[0, case.plain.target].backward()
-        adam.step()
-        with torch.no_grad():
-            x.clamp_(0, 1)
-    agree(found.values, x[0], 1e-7)
+    """Three published steps with a generator of two numbers: how much of two pictures is seen."""
+    pictures = torch.stack([case.plain.u[0], 1 - case.plain.u[0]])
+    found = case.run("latent_synthesis", given={GENERATOR: Blend(pictures)}, steps=3, rate=0.3)
+    code = torch.full((1, 2), 0.3, dtype=torch.float64)
+    for step in range(3):
+        code.requires_grad_()
+        u = torch.einsum("nk,kchw->nchw", code, pictures) / 2
+        (g,) = torch.autograd.grad(case.plain.scores(u)[0, case.plain.target], code)
+        code = (code + 0.3 * (1 - step / 3) * g / g.abs().mean()).detach() * 0.99
+        code = code.clamp(0.1, 1)
+    agree(found.values, torch.einsum("nk,kchw->chw", code, pictures) / 2)
+
+
+class Blend:
+    """A generator that lays two pictures over each other."""
+
+    name, code_size = "blend", 2
+
+    def __init__(self, pictures: Tensor) -> None:
+        self.pictures, self.clip = pictures, (torch.full((2,), 0.1).double(), torch.ones(2).double())
+
+    def start(self, draws: int, random: torch.Generator) -> Tensor:
+        return torch.full((draws, 2), 0.3, dtype=torch.float64)
+
+    def __call__(self, codes: Tensor) -> Tensor:
+        return torch.einsum("nk,kchw->nchw", codes, self.pictures) / 2

@@ -45,7 +45,7 @@ class Made:
 class Files:
     """Where a command writes; checked when made, before any work.
 
-    `output` is a figure, a report or a folder of figures; `preview` a picture that is written over while work goes on.
+    `output` is a figure, a report, a moving picture or a folder of figures; `preview` a picture that is written over while work goes on.
     """
 
     output: Path
@@ -54,7 +54,7 @@ class Files:
 
     def check(self, inputs: Sequence[str]) -> None:
         """Raise now what writing would meet in the end."""
-        check_outputs(self.output, self.arrays, inputs, folders=True)
+        check_outputs(self.output, self.arrays, inputs, endings=(".png", ".html", ".gif"), folders=True)
         if self.preview is not None:
             check_outputs(self.preview, None, inputs, endings=(".png",))
             if self.preview == self.output:
@@ -96,7 +96,7 @@ def further(network: VisionModel, data: Path | None, generator: str | None = Non
     if data is not None:
         given[DATA] = Pictures(data, labels="auto", classes=network.classes or None)
     if generator is not None:
-        from cutaway.nn.generators import load_generator
+        from cutaway.zoo.generators import load_generator
 
         given[GENERATOR] = load_generator(generator)
     return given
@@ -251,7 +251,7 @@ def _previewed(pixels: Any) -> bytes:
 def _write(results: Sequence[Result], files: Files, title: str, lead: str) -> list[Path]:
     """Write everything, each file whole or not at all."""
     from cutaway.methods import METHODS
-    from cutaway.view.figure import stacked
+    from cutaway.view.figure import moving, stacked
     from cutaway.view.report import report
 
     written = []
@@ -261,6 +261,10 @@ def _write(results: Sequence[Result], files: Files, title: str, lead: str) -> li
     if output.suffix.lower() == ".html":
         with whole_file(output) as temporary:
             temporary.write_text(report(results, catalogue=METHODS, title=title, lead=lead), encoding="utf-8")
+        written.append(output)
+    elif output.suffix.lower() == ".gif":
+        with whole_file(output) as temporary:
+            temporary.write_bytes(moving(results[0]))
         written.append(output)
     elif output.suffix.lower() == ".png":
         with whole_file(output) as temporary:

@@ -80,9 +80,9 @@ def class_visualization(
     if decay is None:
         decay = SIZE / (SPREAD * model.preprocess.range / fmean(model.preprocess.std)) ** 2
     weight = decay
-    notes = (f"lambda is {weight:.3g} in the network's input",)
+    notes = [f"lambda is {weight:.3g} in the network's input"]
     if any(isinstance(reader, Probability) for _, reader in target.terms):
-        notes += ("a probability can also rise by lowering other classes; the paper climbs the logit",)
+        notes.append("a probability can also rise by lowering other classes; the paper climbs the logit")
 
     def ascent(part: Wanted) -> Ascent:
         return Ascent(
