@@ -1,11 +1,13 @@
 """Small architectures, each written in several spellings of ReLU and pooling."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cutaway.core.image import Photo, read
 from cutaway.nn.generators import FeatureGenerator
 
 SPELLINGS = ("module", "in_place", "reused", "functional", "method")
@@ -160,3 +162,23 @@ def generator() -> FeatureGenerator:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return FeatureGenerator(6, 1, side=16, widths=(8, 4))
+
+
+class Shown:
+    """Eleven pictures of 16 x 16 pixels, without labels."""
+
+    labels = None
+    names = tuple(f"{i}.png" for i in range(11))
+
+    def __init__(self) -> None:
+        random = torch.Generator().manual_seed(0)
+        self.pixels = torch.rand(11, 3, 16, 16, generator=random, dtype=torch.float64)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def photo(self, number: int) -> Photo:
+        return read(self.pixels[number])
+
+    def fingerprint(self, numbers: Any = None) -> str:
+        return "shown"

@@ -16,7 +16,7 @@ from cutaway.core.progress import finish
 from cutaway.core.run import explain
 from cutaway.methods import METHODS
 
-from .nets import ARCHITECTURES, SPELLINGS, build, generator
+from .nets import ARCHITECTURES, SPELLINGS, Shown, build, generator
 
 CLASSES = ("ant", "bee", "cat", "dog", "elk")
 RULES = ("deconvnet", "guided_backprop", "guided_grad_cam", "rect_grad")
@@ -39,6 +39,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "class_visualization": {"steps": 4},
     "regularized_visualization": {"steps": 5},
     "latent_synthesis": {"steps": 4},
+    "multifaceted_visualization": {"steps": 1},
     "deep_dream": {"octaves": 1, "steps": 3},
     "feature_inversion": {"layers": "stages", "steps": 3},
 }
@@ -47,6 +48,7 @@ UNASKED = {"deep_dream": "dreams of a whole layer"}
 # what a method needs beside a picture and a target
 GIVEN: dict[str, dict[Need, Callable[[], Any]]] = {
     "latent_synthesis": {Need.GENERATOR: generator},
+    "multifaceted_visualization": {Need.DATA: Shown},
 }
 PAIRS = [(m, a) for m in sorted(METHODS) for a in ARCHITECTURES]
 ALLOWED = [p for p in PAIRS if p not in REFUSED]

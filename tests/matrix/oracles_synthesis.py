@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from cutaway.core.method import GENERATOR
+from cutaway.core.image import Photo, read
+from cutaway.core.method import DATA, GENERATOR
 
 from .case import Case, agree, oracle
 
@@ -78,10 +82,47 @@ class Blend:
     name, code_size = "blend", 2
 
     def __init__(self, pictures: Tensor) -> None:
-        self.pictures, self.clip = pictures, (torch.full((2,), 0.1).double(), torch.ones(2).double())
+        self.pictures, self.clip = pictures, (torch.full((2,), 0.1, dtype=torch.float64), torch.ones(2).double())
 
     def start(self, draws: int, random: torch.Generator) -> Tensor:
         return torch.full((draws, 2), 0.3, dtype=torch.float64)
 
     def __call__(self, codes: Tensor) -> Tensor:
         return torch.einsum("nk,kchw->nchw", codes, self.pictures) / 2
+
+
+class Twins:
+    """One picture, several times."""
+
+    labels = None
+
+    def __init__(self, picture: Tensor, count: int) -> None:
+        self.picture, self.names = picture, [f"{i}.png" for i in range(count)]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def photo(self, number: int) -> Photo:
+        return read(self.picture)
+
+    def fingerprint(self, numbers: Any = None) -> str:
+        return "twins"
+
+
+@oracle("multifaceted_visualization")
+def _(case: Case) -> None:
+    """One facet of one picture, a step in each octave, the window in the middle."""
+    own = {"steps": 1, "rate": 0.01, "tv": 0.0, "spread": 0.0, "layer": case.network.layer}
+    found = case.run("multifaceted_visualization", given={DATA: Twins(case.plain.u[0], 3)}, **own)
+    size = case.network.size
+    x = case.plain.u
+    for octave in range(5):
+        side = round(size * 1.1**octave)
+        x = F.interpolate(x, (side, side), mode="bicubic", align_corners=False).clamp(0, 1)
+        corner = round((side - size) / 2)
+        inside = (slice(None), slice(None), slice(corner, corner + size), slice(corner, corner + size))
+        g = torch.zeros_like(x)
+        g[inside] = case.plain.slope(x[inside])
+        x = (x + (0.005 if octave == 4 else 0.01) * g / g.abs().mean()).clamp(0, 1)
+    right = F.interpolate(x, (size, size), mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)
+    agree(found.values, right[0], 1e-7)

@@ -42,3 +42,30 @@ def without_small(x: Tensor, sizes: Tensor, percentile: float) -> Tensor:
     under, over = flat[:, low], flat[:, min(low + 1, flat.shape[1] - 1)]
     bound = under + (over - under) * (place - low)
     return x * (sizes >= bound[:, None, None])[:, None]
+
+
+def tv_denoised(x: Tensor, weight: float, rounds: int = 10) -> Tensor:
+    """Pictures (n, C, H, W) with less total variation: near the y that minimises |y - x|^2 / 2 + weight TV(y).
+
+    TV sums over places the length of the gradient, all colours together (Chambolle 2004,
+    doi:10.1023/B:JMIV.0000011325.36760.1e).
+
+    >>> tv_denoised(torch.tensor([[[[0.0, 1.0]]]]), 0.1, rounds=100).round(decimals=3).flatten().tolist()
+    [0.10000000149011612, 0.8999999761581421]
+    """
+    if not weight:
+        return x
+    down, across = torch.zeros_like(x), torch.zeros_like(x)
+
+    def divergence() -> Tensor:
+        return (down - F.pad(down, (0, 0, 1, 0))[:, :, :-1]) + (across - F.pad(across, (1, 0))[..., :-1])
+
+    for _ in range(rounds):
+        slope = divergence() - x / weight
+        fall, turn = (
+            F.pad(slope.diff(dim=2), (0, 0, 0, 1)),
+            F.pad(slope.diff(dim=3), (0, 1)),
+        )
+        size = 1 + (fall.square() + turn.square()).sum(1, keepdim=True).sqrt() / 4
+        down, across = (down + fall / 4) / size, (across + turn / 4) / size
+    return x - weight * divergence()

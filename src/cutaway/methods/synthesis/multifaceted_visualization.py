@@ -1,0 +1,245 @@
+"""Several pictures of one class or unit, each begun at the mean of photographs that look alike to the network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cutaway.core.errors import InputError, UsageError
+from cutaway.core.method import DATA, TARGET, LayerName, Range, Raw, RawPanel, Tags, method
+from cutaway.core.model import VisionModel
+from cutaway.core.progress import Progress, Steps
+from cutaway.core.result import Picture
+from cutaway.core.tap import Tap
+from cutaway.core.target import Target
+from cutaway.data.batches import Unread, batches
+from cutaway.data.folder import PictureSource
+
+from .ascent import Ascent, Stride
+from .canvas import Pixels
+from .facets import facets_of
+from .regularizers import tv_denoised
+from .shaking import Movement, Shake
+from .wanted import Wanted, canvas_size
+
+BEST = 200
+"""Pictures that stand for a target without labels: those that raise it most."""
+SHOWN = 4
+"""Source pictures shown below each facet."""
+OCTAVES = 5
+GROWTH = 1.1
+
+
+@method(
+    title="Multifaceted visualization",
+    chapter="synthesis",
+    needs={TARGET, DATA},
+    gives=Picture,
+    paper="Nguyen, Yosinski & Clune 2016, arXiv:1602.03616",
+    tags=Tags(family="synthesis", focus="both", level="high"),
+    caveat="The facets are groups of the pictures given: colours and layout of the mean they begin at remain.",
+    random=True,
+    command="dream",
+)
+def multifaceted_visualization(
+    model: VisionModel,
+    target: Target,
+    data: PictureSource,
+    *,
+    layer: LayerName = None,
+    facets: Annotated[int, Range(1, 50), "groups of pictures; fewer where there are few pictures"] = 10,
+    nearest: Annotated[int, Range(1, 1000), "pictures nearest a group's centre whose mean is the start"] = 15,
+    components: Annotated[int, Range(1, 1000), "principal components that t-SNE is given"] = 50,
+    steps: Annotated[int, Range(1, 10000), "steps of the ascent in each of the five octaves"] = 20,
+    rate: Annotated[
+        float,
+        Range(0, 1, open_low=True),
+        "mean change of a pixel in a step, in [0, 1]; half of it in the last",
+    ] = 0.005,
+    tv: Annotated[float, Range(0, 10), "weight of the total variation taken out behind each step"] = 0.01,
+    spread: Annotated[
+        float,
+        Range(0, 10),
+        "how far the drawing window strays from the centre, as a share of the room it has",
+    ] = 0.3,
+) -> Steps[Raw]:
+    """Climb the target from the mean picture of each of its facets: pictures (3, H, W), the largest group's first.
+
+    The pictures of `data` with the target's class (for other targets, or without labels, those that raise it most)
+    are described by a layer's activations, averaged over its places; these go to `components` principal components,
+    by t-SNE to the plane and by k-means into groups. From the mean of the pictures nearest each centre the target is
+    climbed in five octaves, each 1.1 times the size of the last: a step is x <- x + rate g / mean |g| inside a
+    window of the network's size, placed around the centre (centre bias; nearer to it in the last octave), and then
+    total variation is taken out. The panel shows each facet above the pictures it began from.
+
+    Raises `InputError` where no picture has the class, `UsageError` for several targets at once,
+    `MethodRefusedError` where nothing leads uphill, `MissingDependencyError` without scikit-learn.
+    """
+    if target.count is not None:
+        raise UsageError("several targets at once", "one target, which has several pictures", "one class")
+    layer = layer or model.layers.suggest()[0]
+    found = yield from _read(model, target, data, layer)
+    few = max(1, min(facets, len(found.pixels) // 5))
+    seed = int(torch.randint(2**31 - 1, ()))
+    groups = facets_of(found.codes, few, nearest, components, seed)
+    notes = [*found.notes, f"grouped by {layer}"]
+    if len(groups.nearest) < facets:
+        notes.append(f"{len(groups.nearest)} facets of {facets}: there are {len(found.pixels)} pictures")
+    means = torch.stack([found.pixels[near].mean(0) for near in groups.nearest])
+    drawn = yield from _climbed(model, target, means, steps=steps, rate=rate, tv=tv, spread=spread, seed=seed)
+    with torch.no_grad():
+        wanted = Wanted(model, target, canvas_size(model))
+        values, begun = wanted.values(drawn), wanted.values(means)
+    rows = min(SHOWN, min(len(near) for near in groups.nearest))
+    below = [found.pixels[torch.stack([near[k] for near in groups.nearest])] for k in range(rows)]
+    sheet = _seen(torch.cat([drawn, *below]))
+    return Raw(
+        _seen(drawn[:1]),
+        signed=False,
+        unit="pixels in [0, 1]",
+        layer=layer,
+        evidence={
+            "value": values[:1],
+            "value at the start": begun[:1],
+            "values of the facets": [values.tolist()],
+            "pictures of each facet": [list(groups.sizes)],
+            "pictures": len(found.pixels),
+        },
+        notes=tuple(notes),
+        panels={
+            "facets": RawPanel(
+                "facets, and below each the pictures it began from",
+                sheet[None],
+                "picture",
+                labels=dict(
+                    enumerate([*(_counted(n) for n in groups.sizes), *[""] * (len(sheet) - len(drawn))])
+                ),
+                columns=len(drawn),
+            )
+        },
+        extra={"scale": "picture"},
+    )
+
+
+@dataclass(frozen=True)
+class _Found:
+    pixels: Tensor
+    codes: Tensor
+    notes: tuple[str, ...]
+
+
+def _read(model: VisionModel, target: Target, data: PictureSource, layer: str) -> Steps[_Found]:
+    """The pictures that stand for the target, and what the layer says of each."""
+    k, labels = target.class_number, data.labels
+    numbers = list(range(len(data)))
+    if k is not None and labels is not None:
+        numbers = (labels == k).nonzero()[:, 0].tolist()
+        if not numbers:
+            raise InputError(
+                f"none of {len(data)} pictures is of {target.label()}", "pictures with labels of it"
+            )
+    unread: list[Unread] = []
+    pixels: list[Tensor] = []
+    codes: list[Tensor] = []
+    values: list[Tensor] = []
+    for batch in batches(model, data, numbers, 16, workers=0, unread=unread):
+        yield Progress(sum(len(v) for v in values), len(numbers), note="reading pictures")
+        with torch.no_grad(), Tap(model, *{layer, *target.layers}, stop=False) as tap:
+            output = model(batch.pixels)
+            held: dict[str | None, Tensor] = {name: tap.maps(name) for name in target.layers}
+            codes.append(tap.maps(layer).flatten(2).mean(2) if tap.maps(layer).ndim > 2 else tap.maps(layer))
+        values.append(target.read(held | {None: output}))
+        pixels.append(batch.pixels)
+    if not pixels:
+        raise InputError("none of the pictures can be read", "pictures", unread[0].reason if unread else "")
+    if len({tuple(p.shape[1:]) for p in pixels}) > 1:
+        raise InputError("the pictures have different sizes", "a preprocessing that crops to one size")
+    notes = [f"{len(unread)} pictures could not be read"] if unread else []
+    every, code, value = torch.cat(pixels), torch.cat(codes), torch.cat(values)
+    if k is None or labels is None:
+        best = value.argsort(descending=True, stable=True)[:BEST]
+        notes.append(f"the {len(best)} pictures of {len(value)} that raise {target.label()} most")
+        every, code = every[best], code[best]
+    return _Found(every, code, tuple(notes))
+
+
+def _climbed(
+    model: VisionModel,
+    target: Target,
+    start: Tensor,
+    *,
+    steps: int,
+    rate: float,
+    tv: float,
+    spread: float,
+    seed: int,
+) -> Steps[Tensor]:
+    """The pictures at the network's size after all octaves."""
+    size = (int(start.shape[2]), int(start.shape[3]))
+    parts, most = [], Wanted(model, target, size).together()
+    for at in range(0, len(start), most):
+        x, random = start[at : at + most], torch.Generator().manual_seed(seed)
+        wanted = Wanted(model, target, size, len(x))
+        for octave, (high, wide) in enumerate(_sizes(size)):
+            x = F.interpolate(x, (high, wide), mode="bicubic", align_corners=False).clamp(0, 1)
+            last = octave == OCTAVES - 1
+            work = Ascent(
+                wanted.values,
+                Pixels(model, (high, wide)),
+                Stride("mean", rate / 2 if last else rate),
+                steps,
+                Window(spread=spread / 3 if last else spread, size=size),
+                [lambda numbers, gradient, step: tv_denoised(numbers, tv).clamp(0, 1)],
+                wanted.revived,
+            )
+            x = (
+                yield from work.run(x, random, f"{target.label()}, octave {octave + 1} of {OCTAVES}")
+            ).numbers
+        parts.append(F.interpolate(x, size, mode="bilinear", align_corners=False, antialias=True).clamp(0, 1))
+    return torch.cat(parts)
+
+
+def _sizes(size: tuple[int, int]) -> Iterator[tuple[int, int]]:
+    for octave in range(OCTAVES):
+        yield round(size[0] * GROWTH**octave), round(size[1] * GROWTH**octave)
+
+
+@dataclass(frozen=True)
+class Window(Shake):
+    """A window of that size, at a place that strays from the centre by `spread` of the room there is."""
+
+    spread: float = 0.3
+    size: tuple[int, int] = (0, 0)
+
+    def draw(self, random: torch.Generator) -> Movement:
+        """One place."""
+        down, across = torch.randn(2, generator=random, dtype=torch.float64).tolist()
+        return Cut(down * self.spread, across * self.spread, window=self.size)
+
+
+@dataclass(frozen=True)
+class Cut(Movement):
+    """The window itself; `down` and `across` are shares of the room on both sides together."""
+
+    window: tuple[int, int] = (0, 0)
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """(n, C, H, W) to (n, C, *window)."""
+        at = []
+        for share, side, own in zip((self.down, self.across), pixels.shape[2:], self.window, strict=True):
+            room = side - own
+            at.append(min(max(round(room / 2 + share * room), 0), room))
+        return pixels[:, :, at[0] : at[0] + self.window[0], at[1] : at[1] + self.window[1]]
+
+
+def _counted(pictures: int) -> str:
+    return f"{pictures} picture{'' if pictures == 1 else 's'}"
+
+
+def _seen(pixels: Tensor) -> Tensor:
+    return pixels if pixels.shape[1] == 3 else pixels.expand(-1, 3, -1, -1)
