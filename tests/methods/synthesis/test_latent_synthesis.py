@@ -86,14 +86,14 @@ def test_of_a_linear_generator_and_network_every_step_is_known(matrix: Tensor) -
     np.testing.assert_allclose(found.values, Linear(matrix)(code[None])[0].clamp(0, 1), atol=1e-13)
 
 
-def test_the_rate_is_half_the_mean_range_or_the_published_one() -> None:
+def test_the_rate_is_a_fifth_of_the_mean_range_or_the_published_one() -> None:
     low, high = torch.zeros(CODE).double(), torch.linspace(0.1, 0.5, CODE).double()
     ranged, options = Linear(IDENTITY, (low, high)), {"steps": 3}
     said = [note for note in drawn(linear(), ranged, **options).notes if "first step" in note]
-    assert said == ["the first step is of size 0.15"]
+    assert said == ["the first step is of size 0.06"]
     np.testing.assert_allclose(
         drawn(linear(), ranged, **options).values,
-        drawn(linear(), ranged, **options, rate=0.15).values,
+        drawn(linear(), ranged, **options, rate=0.06).values,
         atol=1e-12,
     )
     np.testing.assert_allclose(

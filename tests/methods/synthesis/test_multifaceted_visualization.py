@@ -134,6 +134,10 @@ def test_groups_of_codes_far_apart_are_found_whatever_their_order() -> None:
     assert sorted(int(which[near[0]]) for near in found.nearest) == [0, 1, 2]
     assert all(len(set(which[near].tolist())) == 1 for near in found.nearest)
     assert found.sizes == (15, 15, 15)
+    assert [len(near) for near in facets_of(codes, 3, 40, 50, 0).nearest] == [15, 15, 15]  # no one else's
+    for all_own, near in zip(found.nearest, facets_of(codes, 3, 4, 50, 0).nearest, strict=True):
+        apart = (found.map - found.map[all_own].mean(0)).norm(dim=1)
+        assert near.tolist() == sorted(all_own.tolist(), key=lambda i: float(apart[i]))[:4]
 
 
 def test_total_variation_is_taken_out_as_the_closed_form_of_a_step_has_it() -> None:

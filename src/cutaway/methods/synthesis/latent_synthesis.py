@@ -47,7 +47,7 @@ def latent_synthesis(
     rate: Annotated[
         float | None,
         Range(0, 1e6, open_low=True),
-        "size of the first step, falling to zero linearly; by default half the mean width of the generator's range, "
+        "size of the first step, falling to zero linearly; by default a fifth of the mean width of the generator's range, "
         "or the published 8 where it has none",
     ] = None,
     decay: Annotated[float, Range(0, 1), "share that every number of the code loses in a step"] = 0.01,
@@ -88,7 +88,7 @@ def latent_synthesis(
     canvas = _Latent(model, made, wanted.size)
     low, high = (b.to(model.device, model.dtype) for b in made.clip or (torch.zeros(0), torch.zeros(0)))
 
-    first = float((high - low).mean()) / 2 if rate is None and len(low) else RATE if rate is None else rate
+    first = float((high - low).mean()) / 5 if rate is None and len(low) else RATE if rate is None else rate
     wanted = replace(wanted, notes=(*wanted.notes, *notes, f"the first step is of size {first:.3g}"))
 
     def kept(codes: Tensor, gradient: Tensor, step: int) -> Tensor:

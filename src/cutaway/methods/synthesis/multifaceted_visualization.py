@@ -79,6 +79,22 @@ def multifaceted_visualization(
 
     Raises `InputError` where no picture has the class, `UsageError` for several targets at once,
     `MethodRefusedError` where nothing leads uphill, `MissingDependencyError` without scikit-learn.
+
+    >>> import tempfile, cutaway
+    >>> from PIL import Image
+    >>> from cutaway.core.progress import finish
+    >>> from cutaway.core.run import explain
+    >>> from cutaway.data.folder import Pictures
+    >>> from cutaway.methods import METHODS
+    >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Conv2d(4, 2, 3))
+    >>> model = cutaway.VisionModel(net, cutaway.Preprocess(crop=8), name="two layers")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in ("red", "green", "blue"):
+    ...         Image.new("RGB", (8, 8), name).save(f"{folder}/{name}.png")
+    ...     given, options = {DATA: Pictures(folder)}, {"steps": 1}
+    ...     (drawn,) = finish(explain(model, METHODS["multifaceted_visualization"], None, 1, options, given=given))
+    >>> drawn.values.shape, drawn.evidence["pictures of each facet"]
+    ((3, 8, 8), [3])
     """
     if target.count is not None:
         raise UsageError("several targets at once", "one target, which has several pictures", "one class")

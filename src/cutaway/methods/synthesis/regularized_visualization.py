@@ -104,8 +104,10 @@ def regularized_visualization(
     x are pixels of 0 to 255 less the network's mean colour. A step is x <- x + rate da/dx, where a is the target, and
     then in this order x <- (1 - decay) x; a Gaussian blur; zeros where the norm of a pixel over its colours is below
     a percentile of the picture; zeros where |sum over colours of x da/dx| is; x clipped to the range of pixels. It
-    starts from N(0, 10). With `progress` the rate is progress / |da/dx|^2, `rate` at most. A hidden channel is read
-    at one neuron, on a canvas that is just what it sees.
+    starts from N(0, 10). The published rates are for CaffeNet; where the picture stays grey, a larger `rate` is needed
+    (1e5 with "blur_and_decay" for the logits of SqueezeNet). With `progress` the rate is
+    progress / |da/dx|^2, `rate` at most. A hidden channel is read at one neuron, on a canvas that is just what it
+    sees.
 
     Raises `MethodRefusedError` where the gradient is exactly zero at the start, as of a dead unit.
 
