@@ -75,7 +75,7 @@ OutputOption = Annotated[
         "-o",
         "--output",
         metavar="OUT",
-        help="A figure (.png), a report (.html), or a folder of figures.",
+        help="A figure (.png), a report (.html), frames (.gif), or a folder of figures.",
         rich_help_panel=OUTPUT,
     ),
 ]

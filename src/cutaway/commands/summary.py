@@ -134,7 +134,7 @@ def print_made(
 
 def _plain(value: Any) -> str:
     """A number, or two sides, as a person reads them."""
-    if isinstance(value, Sequence):
+    if isinstance(value, Sequence) and not isinstance(value, str):
         return " x ".join(_plain(v) for v in value)
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 

@@ -65,6 +65,17 @@ def stacked(results: Sequence[Result], *, theme: Theme = "default") -> bytes:
     return _told(sheet, results)
 
 
+def moving(result: Result) -> bytes:
+    """The frames of a result, the pictures of its first panel that holds several, as the bytes of a GIF file.
+
+    A result without frames gives its one picture. Twelve frames a second, over and over.
+    """
+    several = [p.values for p in result.panels.values() if p.values.ndim == 4 and p.scale == "picture"]
+    frames = several[0] if several else result.values[None]
+    shown = [to_image(np.clip(np.moveaxis(f, 0, -1), 0, 1)) for f in frames]
+    return encode(shown[0], "GIF", save_all=True, append_images=shown[1:], duration=83, loop=0)
+
+
 def _told(sheet: Image.Image, results: Sequence[Result]) -> bytes:
     info = PngInfo()
     info.add_itxt(TEXT_CHUNK, json.dumps([r.to_dict() for r in results]), zip=True)

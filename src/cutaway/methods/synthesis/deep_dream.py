@@ -38,6 +38,7 @@ OCTAVES = 4
     random=True,
     single_pass=True,
     command="dream",
+    leads=True,
 )
 def deep_dream(
     model: VisionModel,

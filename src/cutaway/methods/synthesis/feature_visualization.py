@@ -22,6 +22,11 @@ from .wanted import Wanted, neurons, whole
 SPREAD = {"fourier": 0.01, "pixels": 0.05}
 """Standard deviation of the numbers at the start."""
 
+FEW = 32
+"""Pixels of a canvas below which a spectrum has too few numbers to make the best picture."""
+SMALL = 64
+"""Pixels of a canvas below which movements shrink with its side: few pixels, interpolated, are others."""
+
 
 @method(
     title="Feature visualization",
@@ -49,9 +54,9 @@ def feature_visualization(
         Literal["fourier", "pixels"], "what is moved: the picture's spectrum or its pixels"
     ] = "fourier",
     decorrelated: Annotated[bool, "colours move together as in photographs (spectrum only)"] = True,
-    jitter: Annotated[float, Range(0, 0.5), "farthest shift in a step, as a share of the side"] = 0.04,
-    scale: Annotated[float, Range(0, 0.5), "farthest change of size in a step, as a share"] = 0.1,
-    rotate: Annotated[float, Range(0, 180), "farthest turn in a step, in degrees"] = 8.0,
+    jitter: Annotated[float, Range(0, 0.5), "farthest shift in a step, as a share of the side"] = 0.08,
+    scale: Annotated[float, Range(0, 0.5), "farthest change of size in a step, as a share"] = 0.2,
+    rotate: Annotated[float, Range(0, 180), "farthest turn in a step, in degrees"] = 15.0,
     calm: Annotated[float, Range(0, 1), "share of the steps, the last ones, in which nothing is moved"] = 0.1,
     draws: Annotated[int, Range(1, 16), "different pictures for each target"] = 1,
     diversity: Annotated[
@@ -60,12 +65,13 @@ def feature_visualization(
 ) -> Steps[Raw]:
     """Climb the target from noise: pictures (3, H, W) in [0, 1], one for each target that is asked together.
 
-    At every step all pictures are shifted, sized and turned alike by a random amount, and Adam moves the spectrum
-    (`Fourier`) towards a larger value of the target; the last steps are taken on the picture as it lies. A channel is
-    read at one neuron, on a canvas that is just what the neuron sees. Several targets asked together, such as
-    `channel(layer, torch.arange(64))`, are moved in batches; each picture is that of its target asked alone with the
-    same seed. A target whose gradient is zero (a unit that a ReLU shuts) is revived: shut ReLUs leak a little gradient,
-    above all that of the number before the unit's own ReLU, until it answers; a note says so.
+    At every step all pictures are shifted, sized and turned alike by a random amount (less on canvases below 64
+    pixels), and Adam moves the spectrum (`Fourier`), or few pixels themselves, towards a larger value of the target;
+    the last steps are taken on the picture as it lies. A channel is read at one neuron, on a canvas that is just what
+    the neuron sees. Several targets asked together, such as `channel(layer, torch.arange(64))`, are moved in batches;
+    each picture is that of its target asked alone with the same seed. A target whose gradient is zero (a unit that a
+    ReLU shuts) is revived: shut ReLUs leak a little gradient, above all that of the number before the unit's own ReLU,
+    until it answers; a note says so.
 
     With `draws` above 1 the panels hold further pictures of each target, kept apart by `diversity` times the mean
     cosine between the Gram matrices of their activations in the target's layer, or in the layer a class activation
@@ -82,6 +88,8 @@ def feature_visualization(
     """
     wanted = neurons(model, target) if read == "neuron" else whole(model, target)
     canvas: Canvas
+    if space == "auto":
+        space = "pixels" if min(wanted.size) < FEW else "fourier"
     if space == "fourier":
         canvas = Fourier(model, wanted.size, decorrelated=decorrelated)
     else:
@@ -91,7 +99,8 @@ def feature_visualization(
         wanted.target.layers[0] if wanted.target.layers else model.layers.suggest()[0] if draws > 1 else ""
     )
 
-    shake = Shake(jitter, scale, rotate)
+    part_of = min(1.0, min(wanted.size) / SMALL)
+    shake = Shake(jitter * part_of, scale * part_of, rotate * part_of)
 
     def shaking(step: int) -> Shake:
         return shake if step < (1 - calm) * steps else STILL
