@@ -12,7 +12,7 @@ from PIL import Image
 
 import cutaway.view
 from cutaway.core.errors import InputError, UnknownNameError, UsageError
-from cutaway.core.result import Curves, Patches, Picture, Result, Scatter, Table
+from cutaway.core.result import Curves, Panel, Patches, Picture, Result, Scatter, Table
 from cutaway.view import lettering
 from cutaway.view.charts import parts, ticks
 from cutaway.view.colors import table
@@ -233,3 +233,22 @@ def test_drawing_never_imports_torch_or_matplotlib() -> None:
                     "cutaway.core.errors",
                     "cutaway.core.result",
                 }, file
+
+
+def test_a_panel_that_comes_before_is_drawn_before_its_picture() -> None:
+    grey = np.full((3, 8, 8), 0.5)
+    panels = {
+        "after": Panel("difference", grey, "picture"),
+        "first": Panel("original", grey, "picture", before=True),
+        "again": Panel("difference", 2 * grey, "picture"),
+    }
+    picture = Picture(
+        values=grey,
+        method="fgsm",
+        target="",
+        layer=None,
+        title="adversarial",
+        panels=panels,
+        provenance=provenance(),
+    )
+    assert [d.title for d in parts(picture)] == ["original", "adversarial", "difference", "difference"]

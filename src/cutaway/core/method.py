@@ -68,11 +68,11 @@ class Tags:
 class RawPanel:
     """A panel for a whole batch: `values` as `result.Panel` has them, with the batch first.
 
-    `labels` are shared or, as a list, one mapping per picture; `boxes` always has one list per picture;
-    `mark` and `framed` are shared.
+    `title` and `labels` are shared or, as a list, one per picture; `boxes` always has one list per picture;
+    `mark`, `framed` and `before` are shared.
     """
 
-    title: str
+    title: str | Sequence[str]
     values: Tensor
     scale: Scale
     unit: str = ""
@@ -82,6 +82,7 @@ class RawPanel:
     boxes: Sequence[Sequence[tuple[int, int, int, int] | None]] = ()
     mark: tuple[float, float, float, float] | None = None
     framed: tuple[int, ...] = ()
+    before: bool = False
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,8 @@ class Panel:
     categorical panel, or the tiles of a grid from 0.
     `mark` is an optional (top, left, bottom, right) box in pixels of the network's input. `boxes` says which pixels
     each tile of a grid covers, (top, left, bottom, right) with all ends included, possibly beyond the picture;
-    None for a tile that covers nothing. `framed` lists the pictures of n that are drawn with a frame.
+    None for a tile that covers nothing. `framed` lists the pictures of n that are drawn with a frame. With `before`
+    the panel of a picture is drawn before the picture itself.
     """
 
     title: str
@@ -66,6 +67,7 @@ class Panel:
     each: bool = False
     boxes: Sequence[tuple[int, int, int, int] | None] = ()
     framed: Sequence[int] = ()
+    before: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the values."""

@@ -223,7 +223,7 @@ def _result(
 
 def _panel(panel: RawPanel, i: int) -> Panel:
     return Panel(
-        panel.title,
+        panel.title if isinstance(panel.title, str) else panel.title[i],
         _array(panel.values[i]),
         panel.scale,
         panel.unit,
@@ -233,6 +233,7 @@ def _panel(panel: RawPanel, i: int) -> Panel:
         boxes=tuple(panel.boxes[i]) if panel.boxes else (),
         mark=panel.mark,
         framed=panel.framed,
+        before=panel.before,
     )
 
 

@@ -45,12 +45,12 @@ def parts(result: Result, theme: Theme = "default") -> list[Drawing]:
 
 
 def picture_drawings(result: Picture) -> list[Drawing]:
-    """A picture or grid with every panel that belongs to it; what makes maps stands before them."""
+    """A picture or grid with every panel that belongs to it; what makes maps, or says so, stands before them."""
     first = Panel(
         result.title, result.values, result.scale, result.unit, columns=result.columns, each=result.each
     )
-    causes = [p for p in result.panels.values() if first.scale == "maps" != p.scale]
-    others = [p for p in result.panels.values() if p not in causes]
+    causes = [p for p in result.panels.values() if p.before or first.scale == "maps" != p.scale]
+    others = [p for p in result.panels.values() if not any(p is c for c in causes)]
     return [_panel_drawing(p, result.method) for p in (*causes, first, *others)]
 
 
