@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 import cutaway
 from cutaway.core.progress import finish
 from cutaway.core.run import explain
+from cutaway.data.folder import Pictures
 from cutaway.methods import get
 
 from ..nets import wrap
@@ -78,3 +81,11 @@ def rows(model: cutaway.VisionModel) -> tuple[Tensor, Tensor]:
     fc = model.network.fc
     assert isinstance(fc, nn.Linear)
     return fc.weight.detach(), fc.bias.detach()
+
+
+def folder(path: Path, x: Tensor) -> Pictures:
+    """The pictures as files."""
+    for i, picture in enumerate(x):
+        levels = (255 * picture).round().to(torch.uint8).permute(1, 2, 0).numpy()
+        Image.fromarray(levels).save(path / f"{i}.png")
+    return Pictures(path)

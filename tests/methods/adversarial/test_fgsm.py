@@ -95,6 +95,16 @@ def test_success_is_that_of_the_picture_a_file_holds() -> None:
     np.testing.assert_allclose(found.panels["difference_x10"].values, ten, atol=1e-12)
 
 
+def test_each_picture_of_a_batch_has_its_own_titles() -> None:
+    model, x = curved(), middle(3, 8, 8)
+    for found in attack(model, "fgsm", x, epsilon=16 / 255):
+        assert found.title == f"adversarial: {found.evidence['after']}"
+        assert found.panels["original"].title == f"original: {found.evidence['before']}"
+        assert found.panels["eight_bit"].title == f"as an 8-bit picture: {found.evidence['as 8-bit']}"
+        assert [p.title for p in found.panels.values() if p.before] == [found.panels["original"].title]
+        assert found.panels["difference"].title == "difference + 0.5"
+
+
 def test_what_survives_is_asked_of_the_treated_pictures() -> None:
     model, x = curved(), middle(3, 8, 8)
     for i, found in enumerate(attack(model, "fgsm", x, epsilon=20 / 255)):
@@ -102,9 +112,9 @@ def test_what_survives_is_asked_of_the_treated_pictures() -> None:
         with torch.no_grad():
             clean = int(model(x[i : i + 1]).argmax())
             right = {
-                "JPEG 75": int(model(jpeg(whole)).argmax()) != clean,
-                "blur 1 px": int(model(blur(whole)).argmax()) != clean,
-                "shift 2 px": int(model(shift(whole)).argmax()) != clean,
+                "JPEG at quality 75": int(model(jpeg(whole)).argmax()) != clean,
+                "a blur of 1 px": int(model(blur(whole)).argmax()) != clean,
+                "a shift of 2 px": int(model(shift(whole)).argmax()) != clean,
             }
         assert {name: row["still fooled"] for name, row in found.evidence["survives"].items()} == right
 

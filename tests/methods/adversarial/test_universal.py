@@ -1,4 +1,4 @@
-"""universal_perturbation and strength_curve: DeepFool for one picture, a planted direction, counts made by hand."""
+"""universal_perturbation: DeepFool for one picture, a planted direction, counts made by hand."""
 
 from __future__ import annotations
 
@@ -8,24 +8,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
 
 import cutaway
 from cutaway.core.errors import UsageError
-from cutaway.core.progress import finish
+from cutaway.core.method import DATA
+from cutaway.core.progress import Enough, Progress, finish
+from cutaway.core.run import explain
 from cutaway.data.folder import Pictures
+from cutaway.methods import get
 from cutaway.methods.adversarial.balls import Ball
-from cutaway.methods.adversarial.strength_curve import strength_curve
 from cutaway.methods.adversarial.universal_perturbation import fooled_share, universal_perturbation
 
-from .nets import attack, curved, linear, middle
-
-
-def folder(path: Path, x: Tensor) -> Pictures:
-    for i, picture in enumerate(x):
-        levels = (255 * picture).round().to(torch.uint8).permute(1, 2, 0).numpy()
-        Image.fromarray(levels).save(path / f"{i}.png")
-    return Pictures(path)
+from .nets import attack, curved, folder, linear, middle
 
 
 def learn(model: cutaway.VisionModel, data: Pictures, **options: object) -> object:
@@ -88,36 +82,6 @@ def test_nothing_fools_nobody_and_sizes_must_agree(tmp_path: Path) -> None:
         learn(model, Pictures(tmp_path))
 
 
-@pytest.mark.parametrize("kind", ["fgsm", "pgd"])
-def test_the_strength_curve_counts_what_the_attack_turns(tmp_path: Path, kind: str) -> None:
-    model, x = curved(), middle(9, 8, 8)
-    data = folder(tmp_path, x)
-    epsilons = (1 / 255, 4 / 255, 16 / 255)
-    with model.guard():
-        curve = finish(strength_curve(model, data, kind, epsilons, batch=4))
-    assert (curve.counted, curve.left_out) == (9, 0)
-    for epsilon, share in zip(curve.x, curve.values[0], strict=True):
-        options = {} if kind == "fgsm" else {"random_start": False}
-        found = attack(model, kind, x, None, epsilon=float(epsilon), **options)
-        assert share == pytest.approx(np.mean([f.evidence["fooled"] for f in found]))
-    assert curve.values[0, 0] < curve.values[0, -1]
-
-
-def test_pictures_with_a_wrong_answer_are_left_out_of_the_curve(tmp_path: Path) -> None:
-    model, x = curved(), middle(6, 8, 8)
-    with torch.no_grad():
-        k = model(x).argmax(1)
-    data = folder(tmp_path, x)
-    data.labels = k.clone()
-    data.labels[:2] = (k[:2] + 1) % 5
-    with model.guard():
-        curve = finish(strength_curve(model, data, "fgsm", (8 / 255,)))
-        assert (curve.counted, curve.left_out) == (4, 2)
-        for bad in ((), (0.0,), (1.5,)):
-            with pytest.raises(UsageError, match="epsilons"):
-                finish(strength_curve(model, data, "fgsm", bad))
-
-
 @pytest.mark.parametrize(("norm", "bound"), [("linf", 1 / 2550), ("l2", 0.002)])
 @pytest.mark.parametrize("rule", ["gradient", "deepfool"])
 def test_a_tight_bound_is_met_and_not_passed(tmp_path: Path, rule: str, norm: str, bound: float) -> None:
@@ -126,3 +90,52 @@ def test_a_tight_bound_is_met_and_not_passed(tmp_path: Path, rule: str, norm: st
     v = learn(model, folder(tmp_path, x), **options).values
     size = float(v.abs().max()) if norm == "linf" else float(v.norm())
     assert 0.5 * bound < size <= bound * (1 + 1e-12)
+
+
+def test_the_result_shows_held_out_pictures_with_and_without_it(tmp_path: Path) -> None:
+    model, x = curved(), middle(12, 8, 8)
+    data = folder(tmp_path, x)
+    options = {"epsilon": 20 / 255, "epochs": 3, "batch": 3, "held_out": 0.25, "delta": 0.0}
+    steps = explain(model, get("universal_perturbation"), None, None, options, given={DATA: data})
+    (found,) = finish(steps)
+    assert found.values.shape == (1, 3, 8, 8)
+    strip = found.panels["examples"]
+    judge = x[[3, 7, 11]]
+    levels = (255 * judge).round() + (
+        255 * ((judge + torch.from_numpy(found.values)).clamp(0, 1) - judge)
+    ).round()
+    with torch.no_grad():
+        before, after = model(judge).argmax(1), model(levels / 255).argmax(1)
+    np.testing.assert_allclose(strip.values, torch.cat([judge, levels / 255]).numpy(), atol=1e-6)
+    assert strip.columns == 3
+    assert [strip.labels[i] for i in range(6)] == [
+        f"{k} {model.classes[k]!r}" for k in torch.cat([before, after]).tolist()
+    ]
+    assert list(strip.framed) == [3 + i for i in range(3) if before[i] != after[i]]
+    assert found.evidence["fooled, held out"] == pytest.approx(float((before != after).double().mean()))
+    assert found.save(tmp_path / "u.png").stat().st_size > 1000
+
+
+def test_told_to_stop_it_is_judged_as_it_stands(tmp_path: Path) -> None:
+    model, x = curved(), middle(8, 8, 8)
+    data = folder(tmp_path, x)
+
+    def enough(step: Progress) -> None:
+        raise Enough
+
+    with model.guard():
+        raw = finish(universal_perturbation(model, data, batch=2, epochs=50, delta=0.0), enough)
+    assert raw.evidence["passes"] == 0
+    assert float(raw.values.abs().max()) == pytest.approx(1 / 255)  # one step of a tenth of the bound
+    assert raw.evidence["fooled, held out"] is not None
+
+
+def test_no_pictures_are_refused() -> None:
+    class Nothing:
+        def __len__(self) -> int:
+            return 0
+
+    with pytest.raises(UsageError, match="no pictures"):
+        finish(universal_perturbation(curved(), Nothing()))  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="without a set of pictures"):
+        attack(curved(), "universal_perturbation", middle())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -62,8 +61,6 @@ def judged(
     if attention:
         shown, numbers = moved_attention(goal, x, whole)
         panels, facts = panels | shown, facts | numbers
-    pairs = zip(facts["before"], facts["after"], strict=True)
-    titles = [f"adversarial: {b}" + ("" if len(x) == 1 else f" (was {a})") for a, b in pairs]
     return Raw(
         seen(adversarial),
         signed=False,
@@ -71,7 +68,7 @@ def judged(
         evidence=facts | dict(evidence or {}),
         notes=said,
         panels=panels,
-        extra={"title": titles},
+        extra={"title": [f"adversarial: {answer}" for answer in facts["after"]]},
     )
 
 
@@ -167,22 +164,40 @@ def _warnings(goal: Goal, facts: Mapping[str, Any]) -> tuple[str, ...]:
         )
     fooled = [row for row, f in zip(facts["survives"], facts["fooled"], strict=True) if f]
     if fooled:
-        kept = [f"{name} {sum(row[name]['still fooled'] for row in fooled)}" for name in fooled[0]]
-        said.append(f"of {len(fooled)} fooled as 8-bit, still fooled after {', '.join(kept)}")
+        said.append(
+            _survival(
+                {name: sum(row[name]["still fooled"] for row in fooled) for name in fooled[0]}, len(fooled)
+            )
+        )
     return tuple(said)
 
 
+def _survival(kept: Mapping[str, int], fooled: int) -> str:
+    """How many of the fooled pictures still fool after each treatment, in a sentence.
+
+    >>> _survival({"JPEG at quality 75": 0, "a blur of 1 px": 1}, 1)
+    'still fools after a blur of 1 px; no longer fools after JPEG at quality 75'
+    >>> _survival({"JPEG at quality 75": 0, "a blur of 1 px": 3}, 4)
+    'of 4 that fool as 8-bit pictures, 0 still fool after JPEG at quality 75, 3 after a blur of 1 px'
+    """
+    if fooled > 1:
+        counts = [f"{n} {'' if i else 'still fool '}after {name}" for i, (name, n) in enumerate(kept.items())]
+        return f"of {fooled} that fool as 8-bit pictures, {', '.join(counts)}"
+    words = {
+        "still fools": [k for k, n in kept.items() if n],
+        "no longer fools": [k for k, n in kept.items() if not n],
+    }
+    return "; ".join(f"{how} after {', '.join(names)}" for how, names in words.items() if names)
+
+
 def _panels(x: Tensor, whole: Tensor, change: Tensor, facts: Mapping[str, Any]) -> dict[str, RawPanel]:
-    """Original, 8-bit picture, difference and ten times it, with the answers in the titles of a picture alone."""
-    alone = len(x) == 1
+    """Original, 8-bit picture, difference and ten times it, the pictures with the answers they get."""
     d = seen(change.to(x))
-    panels = {
-        "original": RawPanel("original", seen(x), "picture"),
-        "eight_bit": RawPanel("as an 8-bit picture", seen(whole), "picture"),
+    was = [f"original: {answer}" for answer in facts["before"]]
+    now = [f"as an 8-bit picture: {answer}" for answer in facts["as 8-bit"]]
+    return {
+        "original": RawPanel(was, seen(x), "picture", before=True),
+        "eight_bit": RawPanel(now, seen(whole), "picture"),
         "difference": RawPanel("difference + 0.5", (0.5 + d).clamp(0, 1), "picture"),
         "difference_x10": RawPanel("10 x difference + 0.5", (0.5 + 10 * d).clamp(0, 1), "picture"),
     }
-    if alone:
-        for key, fact in (("original", "before"), ("eight_bit", "as 8-bit")):
-            panels[key] = replace(panels[key], title=f"{panels[key].title}: {facts[fact][0]}")
-    return panels

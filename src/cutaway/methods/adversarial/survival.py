@@ -67,7 +67,7 @@ def shift(x: Tensor) -> Tensor:
 
 
 TREATMENTS: dict[str, Callable[[Tensor], Tensor]] = {
-    f"JPEG {QUALITY}": jpeg,
-    f"blur {SIGMA:g} px": blur,
-    f"shift {PIXELS} px": shift,
+    f"JPEG at quality {QUALITY}": jpeg,
+    f"a blur of {SIGMA:g} px": blur,
+    f"a shift of {PIXELS} px": shift,
 }

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
 from cutaway.core.errors import UsageError
-from cutaway.core.method import Range, Raw, RawPanel
+from cutaway.core.method import DATA, Range, Raw, RawPanel, Tags, method
 from cutaway.core.model import VisionModel
-from cutaway.core.progress import Progress, Steps, finish
+from cutaway.core.progress import Enough, Progress, Steps, finish
+from cutaway.core.result import Picture
 from cutaway.data.batches import batches
 from cutaway.data.folder import PictureSource
 
@@ -19,12 +21,23 @@ from .balls import Ball, NormName, eight_bit
 from .deepfool import nearest
 from .goal import Goal, class_scores, named
 from .judged import seen
-from .levels import Epsilon
+from .levels import Epsilon, too_small
 
 SHOWN = 4
 CEILING = 9.0  # of the loss of one picture, Shafahi 2020, sec. 5.1
 
 
+@method(
+    title="Universal perturbation",
+    chapter="adversarial",
+    needs={DATA},
+    gives=Picture,
+    paper="Moosavi-Dezfooli et al. 2017, arXiv:1610.08401, alg. 1; Shafahi et al. 2020, arXiv:1811.11304, alg. 2",
+    tags=Tags(family="data", focus="both", level="low"),
+    caveat="Few pictures give a change that fools these and few others: only the held-out share counts.",
+    random=True,
+    command="attack",
+)
 def universal_perturbation(
     model: VisionModel,
     data: PictureSource,
@@ -52,39 +65,54 @@ def universal_perturbation(
     "gradient" (Shafahi 2020, arXiv:1811.11304, alg. 2): v <- P(v + step sign(sum of d min(loss, 9) / dv)) over a
     batch, in an order drawn anew each pass, steps of xi / 10 that shrink to xi / 40.
     Fooled means: the 8-bit picture of x + v has another class than x itself, whatever its true class; told for the
-    pictures learned from and for the held-out ones, which the stop does not look at.
-    Raises `UsageError` for pictures of several sizes and for a network without classes.
+    pictures learned from and for the held-out ones, which the stop does not look at. The drawing amplifies v: its
+    largest change is black or white. Told to stop, it is judged as it stands.
+    Cost: a backward pass a picture and pass, or those of DeepFool, and two forward passes a picture for each judging.
+    Raises `UsageError` for no pictures or pictures of several sizes, and for a network without classes.
     """
+    if not len(data):
+        raise UsageError("no pictures", "pictures to learn from", "another folder")
     ball = Ball(norm, epsilon if norm == "linf" else radius)
     learn, judge = split(len(data), held_out)
     v = None
     rates: list[float] = []
-    for epoch in range(epochs):
-        order = [learn[i] for i in torch.randperm(len(learn)).tolist()] if rule == "gradient" else learn
-        fooled = done = 0
-        for part in batches(model, data, order, batch if rule == "gradient" else 1, workers=0):
-            x = part.pixels
-            v = torch.zeros_like(x[:1]) if v is None else v
-            _one_size(x, v)
-            clean = _answers(model, x)
-            v, hit = (_climb if rule == "gradient" else _follow)(model, x, clean, v, ball, epoch / epochs)
-            fooled, done = fooled + hit, done + len(x)
-            yield Progress(epoch * len(learn) + done, epochs * len(learn), note=f"fooled {fooled} of {done}")
-        assert v is not None
-        rates.append((yield from fooled_share(model, data, learn, v, ball, batch)))
-        if rates[-1] >= 1 - delta:
-            break
+    try:
+        for epoch in range(epochs):
+            order = [learn[i] for i in torch.randperm(len(learn)).tolist()] if rule == "gradient" else learn
+            fooled = done = 0
+            for part in batches(model, data, order, batch if rule == "gradient" else 1, workers=0):
+                x = part.pixels
+                v = torch.zeros_like(x[:1]) if v is None else v
+                _one_size(x, v)
+                clean = _answers(model, x)
+                v, hit = (_climb if rule == "gradient" else _follow)(model, x, clean, v, ball, epoch / epochs)
+                fooled, done = fooled + hit, done + len(x)
+                yield Progress(
+                    epoch * len(learn) + done, epochs * len(learn), note=f"fooled {fooled} of {done}"
+                )
+            assert v is not None
+            rates.append((yield from fooled_share(model, data, learn, v, ball, batch)))
+            if rates[-1] >= 1 - delta:
+                break
+        stopped = False
+    except Enough:
+        stopped = True
     assert v is not None
-    apart = (yield from fooled_share(model, data, judge, v, ball, batch)) if judge else None
-    panels, said = _examples(model, data, (judge or learn)[:SHOWN], v, ball)
-    notes = (
-        () if judge else ("too few pictures to keep any for judging: the rate is of those it learned from",)
-    )
+    apart = None
+    if judge and not stopped:
+        with suppress(Enough):
+            apart = yield from fooled_share(model, data, judge, v, ball, batch)
+    if judge and apart is None:  # told to stop: judged without a further step
+        apart = finish(fooled_share(model, data, judge, v, ball, batch))
+    shown, said = _examples(model, data, (judge or learn)[:SHOWN], v, ball)
+    notes = too_small(epsilon) if norm == "linf" else ()
+    if not judge:
+        notes += ("no pictures are kept for judging: the rate is of those it learned from",)
     return Raw(
         v[None].expand(-1, -1, 3, -1, -1),
         unit="change of the pixel",
         evidence={
-            "fooled, learned from": rates[-1],
+            "fooled, learned from": rates[-1] if rates else None,
             "fooled, held out": apart,
             "pictures learned from": len(learn),
             "pictures held out": len(judge),
@@ -96,8 +124,8 @@ def universal_perturbation(
             "examples": tuple(said),
         },
         notes=notes,
-        panels=panels,
-        extra={"scale": "tiles", "title": "the universal change"},
+        panels={"examples": shown},
+        extra={"scale": "tiles", "title": "the change, the same for every picture"},
     )
 
 
@@ -176,13 +204,19 @@ def _one_size(x: Tensor, v: Tensor) -> None:
 
 def _examples(
     model: VisionModel, data: PictureSource, numbers: Sequence[int], v: Tensor, ball: Ball
-) -> tuple[dict[str, RawPanel], list[str]]:
-    """The first few pictures with the change, and what the network made of each before and after."""
+) -> tuple[RawPanel, list[str]]:
+    """The first few pictures above the same with the change, framed where it fools; and what was said of each."""
     (part,) = batches(model, data, numbers, SHOWN, workers=0)
     whole = eight_bit(part.pixels, (part.pixels + v).clamp(0, 1), ball)
-    pairs = zip(_answers(model, part.pixels).tolist(), _answers(model, whole).tolist(), strict=True)
-    said = [f"{named(model, a)} -> {named(model, b)}" for a, b in pairs]
-    panels = {
-        f"example_{i + 1}": RawPanel(text, seen(whole[i : i + 1]), "picture") for i, text in enumerate(said)
-    }
-    return panels, said
+    before, after = _answers(model, part.pixels).tolist(), _answers(model, whole).tolist()
+    names = [named(model, k) for k in (*before, *after)]
+    count = len(before)
+    strip = RawPanel(
+        "pictures without the change and, below, with it; framed where that fools",
+        seen(torch.cat([part.pixels, whole]))[None],
+        "picture",
+        labels=dict(enumerate(names)),
+        columns=count,
+        framed=tuple(count + i for i in range(count) if before[i] != after[i]),
+    )
+    return strip, [f"{a} -> {b}" for a, b in zip(names[:count], names[count:], strict=True)]
