@@ -86,9 +86,9 @@ def test_each_rule_is_its_formula(rule: Any) -> None:
 def test_a_batch_is_the_single_runs_also_where_a_unit_is_dead() -> None:
     m = model(small(dead=True))
     channels = torch.tensor([5, 0, 2, 1])
-    together = drawn(m, cutaway.channel("4", channels), steps=20)
+    together = drawn(m, cutaway.channel("4", channels), steps=20, space="fourier")
     for got, k in zip(together, channels.tolist(), strict=True):
-        (alone,) = drawn(m, cutaway.channel("4", k), steps=20)
+        (alone,) = drawn(m, cutaway.channel("4", k), steps=20, space="fourier")
         np.testing.assert_allclose(got.values, alone.values, rtol=0, atol=1e-8)
         assert got.evidence["dead steps"] == alone.evidence["dead steps"]
         assert got.target == f"4:{k}"
@@ -138,7 +138,7 @@ def test_a_linear_unit_gets_the_best_picture_there_is(space: Any, reached: float
 
 
 def test_a_dead_unit_is_revived_and_said() -> None:
-    (result,) = drawn(model(small(dead=True)), cutaway.channel("4", 1), steps=60)
+    (result,) = drawn(model(small(dead=True)), cutaway.channel("4", 1), steps=60, space="fourier")
     assert result.evidence["value at the start"] == 0 < result.evidence["value"]
     assert any("4:1 was shut at the start" in n for n in result.notes)
 
@@ -146,7 +146,7 @@ def test_a_dead_unit_is_revived_and_said() -> None:
 def test_without_a_leak_a_dead_unit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wanted, "LEAK", 0.0)
     with pytest.raises(MethodRefusedError, match="gradient is exactly zero"):
-        drawn(model(small(dead=True)), cutaway.channel("4", 1), steps=3)
+        drawn(model(small(dead=True)), cutaway.channel("4", 1), steps=3, space="fourier")
 
 
 def test_a_saturated_probability_is_refused_with_a_hint() -> None:

@@ -51,8 +51,9 @@ def feature_visualization(
     steps: Annotated[int, Range(1, 10000), "steps of the ascent"] = 128,
     rate: Annotated[float, Range(0, 10, open_low=True), "step size of Adam"] = 0.05,
     space: Annotated[
-        Literal["fourier", "pixels"], "what is moved: the picture's spectrum or its pixels"
-    ] = "fourier",
+        Literal["auto", "fourier", "pixels"],
+        "what is moved: the picture's spectrum, its pixels; auto: pixels below 32 x 32, the spectrum beyond",
+    ] = "auto",
     decorrelated: Annotated[bool, "colours move together as in photographs (spectrum only)"] = True,
     jitter: Annotated[float, Range(0, 0.5), "farthest shift in a step, as a share of the side"] = 0.08,
     scale: Annotated[float, Range(0, 0.5), "farthest change of size in a step, as a share"] = 0.2,
