@@ -245,7 +245,9 @@ def _one(m: Method) -> None:
     facts = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
     facts.add_column(style="dim", no_wrap=True)
     needs = ", ".join({"x": "picture"}.get(n.value, n.value) for n in m.needs)
+    alone = m.command == "explain" and "x" not in [n.value for n in m.needs]
     rows = {
+        "run": f"cutaway {'filters' if alone else m.command} --method {m.name}",
         "needs": needs,
         "gives": m.gives.kind,
         "paper": m.paper,
