@@ -17,6 +17,16 @@ def along(v: Tensor, like: Tensor) -> Tensor:
     return v.view(-1, *[1] * (like.ndim - 1))
 
 
+def within(u: Tensor) -> Tensor:
+    """Clipped to [0, 1], with the gradient passed wherever nothing is cut, the ends included.
+
+    >>> u = torch.tensor([-0.1, 0.0, 1.0], requires_grad=True)
+    >>> torch.autograd.grad(within(u).sum(), u)[0]  # torch's clamp may give 0 at an end, where black pixels would stay
+    tensor([0., 1., 1.])
+    """
+    return torch.where((u >= 0) & (u <= 1), u, u.detach().clamp(0, 1))
+
+
 def length(v: Tensor) -> Tensor:
     """Euclidean norm of each picture, (N,)."""
     norms: Tensor = torch.linalg.vector_norm(v.flatten(1), dim=1)

@@ -17,7 +17,7 @@ from cutaway.core.result import Picture
 from cutaway.data.batches import batches
 from cutaway.data.folder import PictureSource
 
-from .balls import Ball, NormName, eight_bit
+from .balls import Ball, NormName, eight_bit, within
 from .deepfool import nearest
 from .goal import Goal, class_scores, named
 from .judged import seen
@@ -166,7 +166,7 @@ def _climb(
     """One step of the batch's gradient, and how many pictures were fooled before it."""
     goal = Goal(model, clean)
     shared = v.detach().requires_grad_()
-    read = goal.read((x + shared).clamp(0, 1))
+    read = goal.read(within(x + shared))
     loss = goal.loss(read).clamp(max=CEILING).sum()
     (g,) = torch.autograd.grad(loss, shared)
     size = ball.radius / 10 * 0.25**passed
