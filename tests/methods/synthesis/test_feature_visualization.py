@@ -189,17 +189,19 @@ def test_several_draws_of_one_target_differ_more_when_asked() -> None:
     assert spread[5.0] < spread[0.0] - 0.01
 
 
-def test_spectra_become_pictures_as_numpy_has_it() -> None:
+@pytest.mark.parametrize(("size", "made"), [((7, 6), (7, 6)), ((11, 13), (12, 14))])
+def test_spectra_become_pictures_as_numpy_has_it(size: tuple[int, int], made: tuple[int, int]) -> None:
     m = model(small(), 7)
     for decorrelated in (True, False):
-        canvas = Fourier(m, (7, 6), decorrelated=decorrelated)
+        canvas = Fourier(m, size, decorrelated=decorrelated)
         numbers = canvas.start(2, 1.0, random())
         z = numbers[..., 0].numpy() + 1j * numbers[..., 1].numpy()
-        f = np.hypot(np.fft.fftfreq(7)[:, None], np.fft.rfftfreq(6)[None])
-        plane = np.fft.irfft2(z * np.sqrt(42) / np.maximum(f, 1 / 7) / 4, s=(7, 6))
+        f = np.hypot(np.fft.fftfreq(made[0])[:, None], np.fft.rfftfreq(made[1])[None])
+        plane = np.fft.irfft2(z * np.sqrt(made[0] * made[1]) / np.maximum(f, 1 / max(made)) / 4, s=made)
         if decorrelated:
             root = np.array([[0.26, 0.09, 0.02], [0.27, 0.0, -0.05], [0.27, -0.09, 0.03]])
             plane = np.einsum("kc,nchw->nkhw", root / np.linalg.norm(root, axis=0).max(), plane)
+        plane = plane[:, :, : size[0], : size[1]]
         np.testing.assert_allclose(canvas.pixels(numbers), 1 / (1 + np.exp(-plane)), atol=1e-12)
 
 

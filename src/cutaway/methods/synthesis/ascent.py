@@ -152,11 +152,11 @@ class Ascent:
 
     def _slope(self, numbers: Tensor, move: Movement) -> tuple[Tensor, Tensor, Tensor]:
         """The values, their gradient, and which pictures are dead: gradient zero by the goal itself."""
-        value, gradient = _followed(lambda z: self.goal(move(self.canvas.pixels(z))), numbers)
+        value, gradient = _followed(lambda z: self.goal(_laid(move(self.canvas.pixels(z)))), numbers)
         dead = (gradient.flatten(1) == 0).all(1)
         if self.revive is not None and bool(dead.any()):
             revive = self.revive
-            _, other = _followed(lambda z: revive(move(self.canvas.pixels(z)), dead), numbers)
+            _, other = _followed(lambda z: revive(_laid(move(self.canvas.pixels(z))), dead), numbers)
             gradient = torch.where(_per_row(dead, gradient), other, gradient)
         return value, gradient, dead
 
@@ -167,6 +167,11 @@ def _followed(goal: Goal, numbers: Tensor) -> tuple[Tensor, Tensor]:
         value = goal(moved)
         (gradient,) = slopes(value, moved, keep=False)
     return value.detach(), torch.zeros_like(numbers) if gradient is None else gradient
+
+
+def _laid(pixels: Tensor) -> Tensor:
+    """The pictures in the layout of memory in which a processor's convolutions and pooling are about twice as fast."""
+    return pixels.contiguous(memory_format=torch.channels_last) if pixels.device.type == "cpu" else pixels
 
 
 def _per_row(row: Tensor, like: Tensor) -> Tensor:

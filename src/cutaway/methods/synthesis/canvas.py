@@ -86,7 +86,8 @@ class Fourier:
 
     pixels = sigmoid(M irfft2(z / max(f, 1 / longest side))), with z the numbers, f the frequency in cycles per pixel
     and M the square root of the colours' covariance in photographs (Olah, Mordvintsev & Schubert 2017, Feature
-    Visualization, doi:10.23915/distill.00007). With `decorrelated=False`, or one colour, M is the identity.
+    Visualization, doi:10.23915/distill.00007). With `decorrelated=False`, or one colour, M is the identity. Sides
+    with a large prime factor are made at the next quick size and cropped.
 
     >>> from cutaway import Preprocess
     >>> model = VisionModel(torch.nn.Conv2d(3, 1, 3), Preprocess(), name="one layer")
@@ -99,10 +100,10 @@ class Fourier:
     def __init__(self, model: VisionModel, size: tuple[int, int], *, decorrelated: bool = True) -> None:
         self.model, self.size = model, size
         self.channels = model.preprocess.pixel_channels
-        high, wide = size
+        self.made = high, wide = _fast(size[0]), _fast(size[1])
         down = torch.fft.fftfreq(high, dtype=torch.float64)[:, None]
         across = torch.fft.rfftfreq(wide, dtype=torch.float64)[None]
-        frequency = (down.square() + across.square()).sqrt().clamp_min(1 / max(size))
+        frequency = (down.square() + across.square()).sqrt().clamp_min(1 / max(high, wide))
         # the orthonormal transform, and the published factor of 1/4
         self.scale = ((high * wide) ** 0.5 / frequency / 4).to(model.device, model.dtype)
         colours = torch.tensor(_COLOURS, dtype=torch.float64)
@@ -117,7 +118,7 @@ class Fourier:
     def pixels(self, numbers: Tensor) -> Tensor:
         """The pictures of the spectra, in (0, 1)."""
         spectrum = torch.view_as_complex(numbers.contiguous()) * self.scale
-        plane = torch.fft.irfft2(spectrum, s=self.size)
+        plane = torch.fft.irfft2(spectrum, s=self.made)[..., : self.size[0], : self.size[1]]
         if self.colours is not None:
             plane = torch.einsum("kc,nchw->nkhw", self.colours, plane)
         pixels: Tensor = plane.sigmoid()
@@ -140,6 +141,22 @@ class Code:
     def pixels(self, numbers: Tensor) -> Tensor:
         """What the generator makes of the codes."""
         return self.generator(numbers)
+
+
+def _fast(length: int) -> int:
+    """The smallest length from this one on whose transform is quick: all its prime factors are at most 7.
+
+    >>> _fast(224), _fast(227)
+    (224, 240)
+    """
+    for made in range(length, 2 * length + 1):
+        rest = made
+        for prime in (2, 3, 5, 7):
+            while rest % prime == 0:
+                rest //= prime
+        if rest == 1:
+            break
+    return made
 
 
 def _normal(shape: tuple[int, ...], model: VisionModel, random: torch.Generator) -> Tensor:
