@@ -112,8 +112,8 @@ class Seen:
             last = not maps.is_contiguous()
             lines = maps.permute(0, 2, 3, 1).reshape(n, h * w, u) if last else maps.reshape(n, u, h * w)
             wide = lines.to(torch.float64 if maps.device.type != "mps" else torch.float32, copy=True)
-            sums.append(wide.sum(1 if last else 2).cpu().double())
-            squares.append(wide.square_().sum(1 if last else 2).cpu().double())
+            sums.append(_summed(wide, 1 if last else 2).cpu().double())
+            squares.append(_summed(wide.square_(), 1 if last else 2).cpu().double())
         return torch.cat(sums), torch.cat(squares)
 
     @cached_property
@@ -131,3 +131,9 @@ class Seen:
         """How many values of each unit fall into each bucket of the sketch, (u, buckets); raises as `lows` does."""
         _ = self.peaks, self.lows
         return counts(self.maps).cpu()
+
+
+def _summed(lines: Tensor, axis: int) -> Tensor:
+    """Sums of three-dimensional lines; a lone one stands twice, as threads would share it and add in another order."""
+    lone = lines.numel() == lines.shape[axis]
+    return lines.expand(2, -1, -1).sum(axis)[:1] if lone else lines.sum(axis)
