@@ -105,7 +105,7 @@ def test_without_weights_or_network_it_says_so(
         ("RESNET_50", "resnet50"),
         ("scene", "scenes"),
         ("cutaway:cifra", "cifar"),
-        ("fcn_resnet50", "no picture classifier"),
+        ("fcn_resnet50", "neither a classifier nor a detector"),
         ("timm:convnext_tinny", "convnext_tiny"),
         ("timm:convnext_tiny.in1k_fb", "convnext_tiny.fb_in1k"),
         ("hf:/no/such/folder", "no folder /no/such/folder"),

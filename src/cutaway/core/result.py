@@ -53,8 +53,7 @@ class Panel:
     categorical panel, or the tiles of a grid from 0.
     `mark` is an optional (top, left, bottom, right) box in pixels of the network's input. `boxes` says which pixels
     each tile of a grid covers, (top, left, bottom, right) with all ends included, possibly beyond the picture;
-    None for a tile that covers nothing. `framed` lists the pictures of n that are drawn with a frame. With `before`
-    the panel of a picture is drawn before the picture itself.
+    None for one that covers nothing. `framed` lists those of n pictures that get a frame; `before`: drawn first.
     """
 
     title: str

@@ -14,6 +14,7 @@ from torch import nn
 from cutaway.core.errors import InputError, UnknownNameError, UsageError, unknown
 from cutaway.core.model import VisionModel
 from cutaway.core.preprocess import Preprocess
+from cutaway.nn.detector import SCORES, ClassScores, is_detector
 
 from .categories import read_classes
 from .checkpoints import fill, read_state
@@ -79,7 +80,7 @@ def load(
     if isinstance(spec, nn.Module):
         _stays(spec, weights, device)
         network = _unwrapped(spec)
-        return _model(Opened(network, type(network).__name__), steps, names)
+        return _model(_wrapped(network, type(network).__name__), steps, names)
     if not isinstance(spec, str | os.PathLike):
         raise UsageError(f"a {type(spec).__name__} is no model", _KINDS)
     place = _device(device)
@@ -138,13 +139,20 @@ def _open_file(file: str, function: str, spec: str, weights: Weights) -> Opened:
     if isinstance(built, VisionModel):
         opened = Opened(built.network, built.name, built.preprocess, built.classes, card=built.card)
     else:
-        opened = Opened(_unwrapped(built), spec)
+        opened = _wrapped(_unwrapped(built), spec)
     if isinstance(weights, File):
         fill(opened.network, weights.state, weights.name)
         opened.weights = weights.name
     elif isinstance(weights, Random):
         opened.weights = _randomised(opened.network, weights)
     return opened
+
+
+def _wrapped(network: nn.Module, name: str) -> Opened:
+    """A module of the person's own; a detector by its class scores."""
+    if not is_detector(network):
+        return Opened(network, name)
+    return Opened(ClassScores(network), name, Preprocess(), notes=[SCORES])
 
 
 def _randomised(network: nn.Module, weights: Random) -> str:

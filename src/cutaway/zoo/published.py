@@ -14,6 +14,7 @@ from torch import nn
 
 from cutaway.core.errors import InputError, UnknownNameError, missing, unknown
 from cutaway.core.preprocess import Preprocess
+from cutaway.nn.detector import SCORES, ClassScores
 
 from .checkpoints import compare, fill
 from .opened import File, Opened, Random, Weights
@@ -31,11 +32,13 @@ def open_torchvision(name: str, weights: Weights, others: tuple[str, ...]) -> Op
         raise missing("torchvision", "timm", f"the network {name!r}") from error
     choices = models.list_models(module=models)
     key = name.lower()
+    if key in models.list_models(module=models.detection):
+        return _open_detector(key, weights, models)
     if key not in choices:
         if key in models.list_models():
             raise UnknownNameError(
-                f"torchvision's {key!r} is no picture classifier",
-                "the classifiers of torchvision.models",
+                f"torchvision's {key!r} is neither a classifier nor a detector of pictures",
+                "the classifiers and detectors of torchvision.models",
                 "path/net.py:build, where build() returns a module that gives scores",
             )
         raise unknown("model", name, [*others, *choices])
@@ -60,6 +63,23 @@ def open_torchvision(name: str, weights: Weights, others: tuple[str, ...]) -> Op
         about = str(best)
     preprocess = _from_torchvision(best.transforms())
     return Opened(network.eval(), key, preprocess, classes, about, notes=notes)
+
+
+def _open_detector(key: str, weights: Weights, models: Any) -> Opened:
+    """A torchvision detector as a network of class scores; it resizes and normalises the pictures itself."""
+    best = models.get_model_weights(key).DEFAULT
+    classes = tuple(best.meta["categories"])
+    if weights is None:
+        with _downloading(f"torchvision:{key}"):
+            network = models.get_model(key, weights=best)
+        about = str(best)
+    else:
+        with _seeded(weights.seed if isinstance(weights, Random) else 0):
+            network = models.get_model(key, weights=None, weights_backbone=None, num_classes=len(classes))
+        about = f"random, seed {weights.seed}" if isinstance(weights, Random) else weights.name
+        if isinstance(weights, File):
+            fill(network, weights.state, weights.name)
+    return Opened(ClassScores(network).eval(), key, Preprocess(), classes, about, notes=[SCORES])
 
 
 def _torchvision_builder(models: Any, name: str, weights: Weights) -> Callable[[int], nn.Module]:
