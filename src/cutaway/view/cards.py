@@ -11,12 +11,13 @@ import numpy as np
 from cutaway.core.result import Attribution, Panel, Result
 
 from . import html
-from .charts import parts
+from .blocks import gallery_block, other_block
 from .colors import Array, Theme, number
 from .drawing import LIFTED, drawings, frame, is_fine, map_drawing, overlaid, panel_drawing, photograph
 from .html import esc
 from .lettering import method_title
 from .raster import desaturate, enlarge, to_image
+from .sheet import stands_alone
 from .walk import stage_image, stages
 from .words import duration, panel_sentence, sentence, share, share_inside, where
 
@@ -112,7 +113,14 @@ def picture_section(subject: Subject, anchor: str) -> str:
     grid = f'<div class="bench">{cards}</div>' if cards else ""
     blocks = "".join(panel_block(subject, r) for r in subject.maps if r.panels)
     blocks += "".join(walk_block(subject, r) for r in bench if stages(r))
-    blocks += "".join(other_block(subject, r) for r in subject.results if not isinstance(r, Attribution))
+    others = [r for r in subject.results if not isinstance(r, Attribution)]
+    drawn = {
+        m: [r for r in others if r.method == m and stands_alone(r)] for m in {r.method: r for r in others}
+    }
+    several = {m for m, own in drawn.items() if len(own) > 1}
+    blocks += "".join(gallery_block(subject, drawn[m]) for m in drawn if m in several)
+    rest = [r for r in others if r.method not in several or not stands_alone(r)]
+    blocks += "".join(other_block(subject, r) for r in rest)
     return (
         f'<section class="picture" id="{anchor}"><h2>{esc(subject.name or "without a picture")}</h2>'
         f"{summary(subject) if bench else ''}"
@@ -292,22 +300,6 @@ def walk_block(subject: Subject, result: Attribution) -> str:
         f"grey; below it the part of the photograph that this position sees, white beyond the edge. "
         f"{duration(result.provenance.seconds)}</p>{figures}{html.facts(options | source)}{notes}{caveat}</div>"
     )
-
-
-def other_block(subject: Subject, result: Result) -> str:
-    """A result that does not lie on a picture, drawn as a figure."""
-    title = subject.title(result.method)
-    known = subject.catalogue.get(result.method)
-    figures = "".join(
-        html.drawing(p, f"{title}: {p.title or result.kind}.") for p in parts(result, subject.theme)
-    )
-    notes = "".join(f'<p class="small">{esc(n)}</p>' for n in result.notes)
-    caveat = f'<p class="caveat">{esc(known.caveat)}</p>' if known and known.caveat else ""
-    pairs = {"target": result.target, "layer": result.layer or ""}
-    pairs |= {k.replace("_", " "): html.short(v) for k, v in result.evidence.items()}
-    listed = html.facts({k: v for k, v in pairs.items() if v})
-    drawn = f'<div class="row">{figures}</div>'
-    return f'<div class="block figure"><h3>{esc(title)}</h3>{drawn}{listed}{notes}{caveat}</div>'
 
 
 def refused_list(refused: Sequence[Refusal], subject: Subject) -> str:

@@ -16,7 +16,7 @@ from .colors import Theme, number, table
 from .drawing import Drawing
 from .lettering import HAIRLINE, INK, MUTED, PAPER, method_title, wrap, write
 from .raster import encode, to_image
-from .sheet import contact_sheet, gallery
+from .sheet import contact_sheet, gallery, stands_alone
 from .walk import stages
 
 __all__ = ["contact_sheet", "draw", "stacked"]
@@ -43,9 +43,7 @@ def stacked(results: Sequence[Result], *, theme: Theme = "default") -> bytes:
 
     Pictures that have nothing beside them become a gallery.
     """
-    if len(results) > 1 and all(
-        isinstance(r, Picture) and r.scale == "picture" and not r.panels for r in results
-    ):
+    if len(results) > 1 and all(map(stands_alone, results)):
         return _told(gallery([r for r in results if isinstance(r, Picture)]), results)
     images = [_compose(r, method_title(r.method), parts(r, theme)) for r in results]
     wide, rows = max(image.width for image in images), [[images[0]]]

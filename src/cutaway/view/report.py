@@ -82,7 +82,7 @@ def report(
         f"<title>{esc(title)}</title><style>{CSS}</style></head><body>"
         f'<header class="top"><h1>{esc(title)}</h1>{_opening(results, subjects, lead)}</header><main>'
         f"{sections}{missing}"
-        f"{reading if _methods(results) else ''}"
+        f"{reading if _maps(results) else ''}"
         f'<section id="provenance"><h2>Where it comes from</h2>{_provenance(results, subjects)}</section>'
         f"{again}"
         "</main></body></html>\n"
@@ -150,12 +150,13 @@ def _opening(results: Sequence[Result], subjects: Sequence[Subject], lead: str) 
     methods = len({r.method for r in results})
     seconds = duration(sum(r.provenance.seconds for r in results))
     pictures = sum(bool(s.name) for s in subjects)
-    counts = f"{_count(pictures, 'picture')}, {_count(methods, 'method')}, {_count(len(results), 'result')}"
+    looked = f"{_count(pictures, 'picture')}, " if pictures else ""
+    counts = f"{looked}{_count(methods, 'method')}, {_count(len(results), 'result')}"
     text = f"{models} · {f'{counts} · ' if own else ''}{seconds} of computing"
     links = "".join(
         f'<li><a href="#picture-{i}">{esc(s.name)}</a></li>' for i, s in enumerate(subjects, 1) if s.name
     )
-    links += '<li><a href="#reading">How to read this</a></li>' if own else ""
+    links += '<li><a href="#reading">How to read this</a></li>' if _maps(results) else ""
     links += '<li><a href="#provenance">Where it comes from</a></li>'
     said = f'<p class="lead">{esc(lead)}</p>' if lead else ""
     return f'<p class="muted">{esc(text)}</p>{said}<nav aria-label="contents"><ul>{links}</ul></nav>'
@@ -164,6 +165,11 @@ def _opening(results: Sequence[Result], subjects: Sequence[Subject], lead: str) 
 def _methods(results: Sequence[Result]) -> list[Result]:
     """What methods gave, without the tables that a command made of many results."""
     return [r for r in results if r.provenance.again is None]
+
+
+def _maps(results: Sequence[Result]) -> bool:
+    """Whether there are maps of evidence to be read."""
+    return any(isinstance(r, Attribution) for r in _methods(results))
 
 
 def _count(n: int, noun: str) -> str:

@@ -77,17 +77,26 @@ def contact_sheet(
     return _sheet(grid, ["picture", *(method_title(m) for m, _ in keys)], cell)
 
 
+def stands_alone(result: Result) -> bool:
+    """Whether a result is one drawn picture with nothing beside it."""
+    return isinstance(result, Picture) and result.scale == "picture" and not result.panels
+
+
+def told(result: Result) -> list[str]:
+    """What stands under a drawn picture: its target and the first numbers of its evidence."""
+    numbers = [f"{k} {number(v)}" for k, v in result.evidence.items() if isinstance(v, int | float)]
+    return [result.target or method_title(result.method), "  ·  ".join(numbers[:2])]
+
+
 def gallery(results: Sequence[Picture], *, cell: int = 224) -> Image.Image:
     """Drawn pictures side by side, each over its target and the first numbers of its evidence."""
     cells: list[_Cell | None] = []
     for r in results:
-        numbers = [f"{k} {number(v)}" for k, v in r.evidence.items() if isinstance(v, int | float)]
-        lines = [r.target or method_title(r.method), "  ·  ".join(numbers[:2])]
         height, width = r.values.shape[1:]
         times = cell / max(height, width)
         size = max(1, round(height * times)), max(1, round(width * times))
         drawn = fit(np.moveaxis(r.values, 0, -1), *size, smooth=max(height, width) >= 48)
-        cells.append(_Cell(to_image(drawn), lines))
+        cells.append(_Cell(to_image(drawn), told(r)))
     columns = min(len(cells), max(1, math.ceil(math.sqrt(1.6 * len(cells)))))
     return _sheet([cells[i : i + columns] for i in range(0, len(cells), columns)], [], cell)
 

@@ -22,7 +22,7 @@ from .wanted import Wanted, neurons, whole
 SPREAD = {"fourier": 0.01, "pixels": 0.05}
 """Standard deviation of the numbers at the start."""
 
-FEW = 32
+FEW = 12
 """Pixels of a canvas below which a spectrum has too few numbers to make the best picture."""
 SMALL = 64
 """Pixels of a canvas below which movements shrink with its side: few pixels, interpolated, are others."""
@@ -48,11 +48,13 @@ def feature_visualization(
         Literal["neuron", "channel"],
         "of a whole channel: the neuron in the middle of its map, or the mean over the map",
     ] = "neuron",
-    steps: Annotated[int, Range(1, 10000), "steps of the ascent"] = 128,
+    steps: Annotated[
+        int | None, Range(1, 10000), "steps of the ascent; none: 128, or 256 on canvases below 64 pixels"
+    ] = None,
     rate: Annotated[float, Range(0, 10, open_low=True), "step size of Adam"] = 0.05,
     space: Annotated[
         Literal["auto", "fourier", "pixels"],
-        "what is moved: the picture's spectrum, its pixels; auto: pixels below 32 x 32, the spectrum beyond",
+        "what is moved: the picture's spectrum, its pixels; auto: pixels below 12 x 12, the spectrum beyond",
     ] = "auto",
     decorrelated: Annotated[bool, "colours move together as in photographs (spectrum only)"] = True,
     jitter: Annotated[float, Range(0, 0.5), "farthest shift in a step, as a share of the side"] = 0.08,
@@ -88,6 +90,8 @@ def feature_visualization(
     ((3, 3, 3), True)
     """
     wanted = neurons(model, target) if read == "neuron" else whole(model, target)
+    small = min(wanted.size) < SMALL
+    steps = steps or (256 if small else 128)
     canvas: Canvas
     if space == "auto":
         space = "pixels" if min(wanted.size) < FEW else "fourier"
