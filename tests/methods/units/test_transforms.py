@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cutaway.core.errors import UnknownNameError, UsageError
+from cutaway.core.errors import MethodRefusedError, UnknownNameError, UsageError
 from cutaway.core.geometry import Box
 from cutaway.methods.units.fields import crops, fields, put
 from cutaway.methods.units.transforms import (
@@ -179,6 +179,31 @@ def test_each_channel_has_its_own_field() -> None:
     assert fields(model, "both", 1, x, one, one) == [Box(3, 3, 5, 5)]
     with pytest.raises(UsageError, match="channel 2"):
         fields(model, "both", 2, x, one, one)
+
+
+class Unread(nn.Module):
+    """A layer behind an operator that is not understood, and one of numbers that were maps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.behind, self.flat, self.last = nn.Conv2d(3, 2, 1), nn.Flatten(), nn.Linear(128, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.last(self.flat(self.behind(torch.fft.ifft2(torch.fft.fft2(x)).real)))
+        return out
+
+
+def test_places_that_are_not_known_are_refused_as_such() -> None:
+    model, x, one = wrap(Unread()), picture(1, 3, 8, 8), torch.tensor([1])
+    model.pixels(x)
+    with pytest.raises(MethodRefusedError, match="fft_fft2"):
+        fields(model, "behind", 0, x, one, one)
+    net = wrap(nn.Sequential(nn.Conv2d(3, 2, 3, padding=1), nn.Flatten()))
+    net.pixels(x)
+    with pytest.raises(MethodRefusedError, match="not told apart"):
+        fields(net, "1", 5, x, one * 0, one * 0)
+    with pytest.raises(UsageError, match="row 9"):
+        fields(net, "0", 1, x, one * 9, one)
 
 
 def test_wrong_places_are_refused() -> None:

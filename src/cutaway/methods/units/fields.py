@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from torch import Tensor
 
 from cutaway.core.errors import MethodRefusedError, UsageError
-from cutaway.core.geometry import Box, ReceptiveField, receptive_field
+from cutaway.core.geometry import Box, ReceptiveField, geometry, receptive_field
 from cutaway.core.graph import Trace
+from cutaway.core.links import POSITIONS
 from cutaway.core.model import VisionModel
 
 GREY = 0.5
@@ -62,6 +64,17 @@ def inside(trace: Trace, layer: str, channel: int, at: Sequence[Place]) -> tuple
 
 
 def _found(trace: Trace, layer: str, channel: int, at: Sequence[Place]) -> dict[Place, ReceptiveField]:
+    value = trace.value(layer)
+    where, shape = geometry(trace).places[value], trace.nodes[value.node].shapes[value.output]
+    high, wide = (where.length(kind) for kind in POSITIONS)
+    lost = high * wide == 1 < math.prod(shape[-2:]) and any(row or col for row, col in at)
+    if lost or (len(shape) == 2 and high * wide > 1):
+        receptive_field(trace, layer)  # raises, naming the operator where one is to blame
+        raise MethodRefusedError(
+            f"the receptive field is not known: the places of layer {layer!r} are not told apart",
+            "layers of maps",
+            "a layer before it",
+        )
     return {place: receptive_field(trace, layer, *place, channel=channel) for place in dict.fromkeys(at)}
 
 
