@@ -27,7 +27,7 @@ SCHEMA = "cutaway/1"
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a result came from; enough to make it again.
+    """Where a result came from; enough to make it again. `seconds` is its share of what was made together.
 
     `again` is the command line that does so, empty where that is not known, None for what a method gave.
     """

@@ -57,7 +57,7 @@ def explain(
     if not inspect.isgeneratorfunction(method.function):
         yield Progress(0, 1, note=method.title)
     raw = yield from _apart(model, _work(model, method, x, goal, further, chosen), seed)
-    seconds = time.perf_counter() - start
+    seconds = (time.perf_counter() - start) / max(len(raw.values), 1)
     provenance = Provenance(
         model=model.name,
         fingerprint=model.fingerprint,
