@@ -29,15 +29,16 @@ def curve(model: cutaway.VisionModel, data: Pictures, **options: Any) -> Any:
 def test_it_counts_what_the_attacks_turn(tmp_path: Path) -> None:
     model, x = curved(), middle(9, 8, 8)
     found = curve(model, folder(tmp_path, x), levels="1,4,16", batch=4)
-    assert found.values.shape == (2, 3)
-    assert list(found.x) == [1, 4, 16]
+    assert found.values.shape == (2, 4)
+    assert list(found.x) == [0, 1, 4, 16]
+    assert list(found.values[:, 0]) == [0, 0]
     assert (found.evidence["pictures counted"], found.evidence["pictures wrong from the start"]) == (9, 0)
     for line, kind in zip(found.values, ("fgsm", "pgd"), strict=True):
-        for bound, share in zip(found.x, line, strict=True):
+        for bound, share in zip(found.x[1:], line[1:], strict=True):
             options = {} if kind == "fgsm" else {"random_start": False}
             each = attack(model, kind, x, None, epsilon=float(bound) / 255, **options)
             assert share == pytest.approx(np.mean([f.evidence["fooled"] for f in each]))
-    assert found.values[0, 0] < found.values[0, -1]
+    assert found.values[0, 1] < found.values[0, -1]
     assert found.save(tmp_path / "c.png").stat().st_size > 1000
 
 
@@ -52,7 +53,7 @@ def test_pictures_with_a_wrong_answer_are_left_out(tmp_path: Path) -> None:
     assert (found.evidence["pictures counted"], found.evidence["pictures wrong from the start"]) == (4, 2)
     assert "2 of 6 pictures were wrong from the start and are left out" in found.notes
     each = attack(model, "fgsm", x[2:], None, epsilon=8 / 255)
-    assert found.values[0, 0] == pytest.approx(np.mean([f.evidence["fooled"] for f in each]))
+    assert found.values[0, 1] == pytest.approx(np.mean([f.evidence["fooled"] for f in each]))
     data.labels = (k + 1) % 5
     with pytest.raises(UsageError, match="none of 6 pictures"):
         curve(model, data)
@@ -68,7 +69,7 @@ def test_told_to_stop_it_counts_the_pictures_seen(tmp_path: Path) -> None:
     model, x = curved(), middle(6, 8, 8)
 
     def after_a_batch(step: Progress) -> None:
-        if step.done > 5:
+        if step.done > 7:
             raise Enough
 
     with model.guard():
@@ -78,4 +79,4 @@ def test_told_to_stop_it_counts_the_pictures_seen(tmp_path: Path) -> None:
     assert raw.evidence["pictures counted"] == 2
     assert "stopped after 2 of 6 pictures" in raw.notes
     each = attack(model, "fgsm", x[:2], None, epsilon=16 / 255)
-    assert float(raw.values[0, 0, 1]) == pytest.approx(np.mean([f.evidence["fooled"] for f in each]))
+    assert float(raw.values[0, 0, 2]) == pytest.approx(np.mean([f.evidence["fooled"] for f in each]))

@@ -29,10 +29,20 @@ def learn(model: cutaway.VisionModel, data: Pictures, **options: object) -> obje
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_of_one_picture_it_is_deepfool(tmp_path: Path, norm: str) -> None:
+@pytest.mark.parametrize("overshoot", [0.02, 1.5])
+def test_of_one_picture_it_is_deepfool(tmp_path: Path, norm: str, overshoot: float) -> None:
     model, x = linear(classes=5), middle()
-    raw = learn(model, folder(tmp_path, x), rule="deepfool", norm=norm, epsilon=1.0, held_out=0, epochs=1)
-    (near,) = attack(model, "deepfool", x)
+    raw = learn(
+        model,
+        folder(tmp_path, x),
+        rule="deepfool",
+        norm=norm,
+        epsilon=1.0,
+        held_out=0,
+        epochs=1,
+        overshoot=overshoot,
+    )
+    (near,) = attack(model, "deepfool", x, overshoot=overshoot)
     np.testing.assert_allclose(raw.values[0, 0], near.values - x[0].numpy(), atol=1e-12)
 
 

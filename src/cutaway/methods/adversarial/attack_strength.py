@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise, product
 from typing import Annotated, Literal
 
 import numpy as np
@@ -47,7 +48,7 @@ def attack_strength(
 ) -> Steps[Raw]:
     """Share of the pictures that an attack turns within each bound on the largest change of a pixel.
 
-    Gives one line an attack, (attacks, bounds), over the bounds. The class to be left is the picture's label where the
+    Gives one line an attack, (attacks, 1 + bounds), over 0 and the bounds. The class to be left is the picture's label where the
     data has one, else the class predicted; pictures that are wrong from the start are left out and counted apart.
     FGSM takes one step of the bound, PGD `steps` of 2.5 bound / steps from the picture itself, without a random start,
     both up the cross-entropy; fooled means the 8-bit picture, which keeps the bound. A picture whose gradient is zero
@@ -55,29 +56,22 @@ def attack_strength(
     Cost: 1 + `steps` backward passes a picture and bound. Raises `UsageError` for bounds that are no rising numbers
     above 0 up to 255, for a network without classes, and where no picture is right from the start.
     """
-    bounds = _bounds(levels)
+    bounds = [0.0, *_bounds(levels)]
     kinds: tuple[str, ...] = ("fgsm", "pgd") if attacks == "both" else (attacks,)
     fooled = np.zeros((len(kinds), len(bounds)))
     counted = left_out = 0
-    total = len(data) * len(bounds) * len(kinds)
+    points = len(bounds) * len(kinds)
     try:
         for part in batches(model, data, range(len(data)), batch, workers=0):
             x, goal = _right(model, part.pixels, part.labels)
-            turned = np.zeros_like(fooled)
-            for a, kind in enumerate(kinds):
-                for i, bound in enumerate(bounds):
-                    turned[a, i] = (
-                        _fooled(goal, x, bound / 255, 1 if kind == "fgsm" else steps) if len(x) else 0
-                    )
-                    done = (counted + left_out) * total // len(data) + (a * len(bounds) + i + 1) * len(
-                        part.pixels
-                    )
-                    yield Progress(done, total, note=f"{kind}, bound {bound:g}/255")
-            fooled, counted, left_out = (
-                fooled + turned,
-                counted + len(x),
-                left_out + len(part.pixels) - len(x),
-            )
+            turned, before = np.zeros_like(fooled), counted + left_out
+            for (a, kind), (i, bound) in product(enumerate(kinds), enumerate(bounds)):
+                if len(x):
+                    turned[a, i] = _fooled(goal, x, bound / 255, 1 if kind == "fgsm" else steps)
+                done = before * points + (a * len(bounds) + i + 1) * len(part.pixels)
+                yield Progress(done, len(data) * points, note=f"{kind}, bound {bound:g}/255")
+            fooled, counted = fooled + turned, counted + len(x)
+            left_out += len(part.pixels) - len(x)
     except Enough:
         pass
     if not counted:
@@ -110,11 +104,7 @@ def _bounds(levels: str) -> list[float]:
         found = [float(part) for part in levels.split(",")]
     except ValueError:
         found = []
-    if (
-        not found
-        or not all(a < b for a, b in zip([0.0, *found], [*found, np.inf], strict=True))
-        or found[-1] > MOST
-    ):
+    if not found or not all(a < b for a, b in pairwise([0.0, *found])) or found[-1] > MOST:
         raise UsageError(
             f"levels={levels!r}", "rising numbers above 0, at most 255, joined by commas", "levels=1,2,4"
         )
@@ -137,7 +127,7 @@ def _fooled(goal: Goal, x: Tensor, epsilon: float, steps: int) -> int:
     ball = Ball("linf", epsilon)
     size = epsilon if steps == 1 else 2.5 * epsilon / steps
     moved = x
-    for _ in range(steps):
+    for _ in range(steps if epsilon > 0 else 0):
         g, _ = goal.gradient(moved)
         moved = ball.project(moved + ball.step(g, size), x)
     with torch.no_grad():

@@ -54,6 +54,9 @@ def universal_perturbation(
     delta: Annotated[
         float, Range(0, 1), "stop when all but this share of the pictures learned from are fooled"
     ] = 0.2,
+    overshoot: Annotated[
+        float, Range(0, 100), "of DeepFool beyond the boundary, as a share of the way; more survives rounding"
+    ] = 0.02,
     epochs: Annotated[int, Range(1, 1000), "passes over the pictures at most"] = 10,
     batch: Annotated[int, Range(1, 4096), "pictures in a batch"] = 16,
     held_out: Annotated[float, Range(0, 0.9), "share of the pictures kept for judging, evenly spread"] = 0.25,
@@ -62,6 +65,7 @@ def universal_perturbation(
 
     Gives v (1, 3, H, W), signed, in pixel space, ||v|| <= xi. "deepfool" (Moosavi-Dezfooli 2017, arXiv:1610.08401,
     alg. 1): for each picture in turn that x + v does not fool, v <- P(v + DeepFool(x + v)), 10 linearisations each.
+    With few pictures that ends where each is turned by a hair, which rounding to 8 bits undoes: a larger overshoot.
     "gradient" (Shafahi 2020, arXiv:1811.11304, alg. 2): v <- P(v + step sign(sum of d min(loss, 9) / dv)) over a
     batch, in an order drawn anew each pass, steps of xi / 10 that shrink to xi / 40.
     Fooled means: the 8-bit picture of x + v has another class than x itself, whatever its true class; told for the
@@ -85,7 +89,10 @@ def universal_perturbation(
                 v = torch.zeros_like(x[:1]) if v is None else v
                 _one_size(x, v)
                 clean = _answers(model, x)
-                v, hit = (_climb if rule == "gradient" else _follow)(model, x, clean, v, ball, epoch / epochs)
+                if rule == "gradient":
+                    v, hit = _climb(model, x, clean, v, ball, epoch / epochs)
+                else:
+                    v, hit = _follow(model, x, clean, v, ball, overshoot)
                 fooled, done = fooled + hit, done + len(x)
                 yield Progress(
                     epoch * len(learn) + done, epochs * len(learn), note=f"fooled {fooled} of {done}"
@@ -174,7 +181,7 @@ def _climb(
 
 
 def _follow(
-    model: VisionModel, x: Tensor, clean: Tensor, v: Tensor, ball: Ball, passed: float
+    model: VisionModel, x: Tensor, clean: Tensor, v: Tensor, ball: Ball, overshoot: float
 ) -> tuple[Tensor, int]:
     """DeepFool from x + v where that does not fool yet."""
     goal = Goal(model, clean)
@@ -182,7 +189,7 @@ def _follow(
         there = bool(goal.reached(goal.read((x + v).clamp(0, 1)))[0])
     if there:
         return v, 1
-    change, _ = finish(nearest(goal, (x + v).clamp(0, 1), steps=10))
+    change, _ = finish(nearest(goal, (x + v).clamp(0, 1), overshoot, steps=10))
     return ball_only(v + change, ball), 0
 
 
