@@ -48,6 +48,20 @@ class Reader(ABC):
         """What a person reads."""
 
 
+def _numbers(given: int | Tensor, what: str) -> list[int]:
+    """The number for all pictures, or that of each; raises `UsageError` for a tensor of anything else."""
+    if not isinstance(given, Tensor):
+        return [given]
+    if given.ndim != 1 or not len(given) or given.is_floating_point() or given.dtype is torch.bool:
+        raise UsageError(
+            f"{what} numbers of shape {tuple(given.shape)} and type {str(given.dtype).removeprefix('torch.')}",
+            f"whole {what} numbers (n,), one for each picture",
+            "torch.arange(4)",
+        )
+    numbers: list[int] = given.tolist()
+    return numbers
+
+
 @dataclass(frozen=True, eq=False)
 class _Class(Reader):
     layer = None
@@ -56,7 +70,7 @@ class _Class(Reader):
 
     def resolve(self, model: VisionModel) -> Reader:
         index = class_index(self.index, model.classes) if isinstance(self.index, str) else self.index
-        numbers = index.tolist() if isinstance(index, Tensor) else [index]
+        numbers = _numbers(index, "class")
         for k in numbers if model.classes else ():
             if not 0 <= k < len(model.classes):
                 raise UnknownNameError(
@@ -144,6 +158,12 @@ class Predicted(Reader):
         index = int(self.found[0][sample])
         return Logit(index, {index: self.names[index]} if self.names else {})
 
+    def take(self, rows: Tensor) -> Reader:
+        if not self.found:
+            return self
+        index = self.found[0][rows.to(self.found[0].device)]
+        return Logit(index, {k: self.names[k] for k in index.tolist() if self.names})
+
     def read(self, values: Tensor) -> Tensor:
         scores = values.flatten(2).sum(2) if values.ndim > 2 else values
         if not self.found:
@@ -164,8 +184,7 @@ class _Hidden(Reader):
     channel: int | Tensor
 
     def resolve(self, model: VisionModel) -> Reader:
-        channels = self.channel.tolist() if isinstance(self.channel, Tensor) else [self.channel]
-        for channel in channels:
+        for channel in _numbers(self.channel, "channel"):
             channel_in_range(model, self.layer, channel)
         return self
 

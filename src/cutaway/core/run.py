@@ -46,13 +46,13 @@ def explain(
     chosen = method.options(options or {})
     photo, x = _picture(model, method, image)
     further = _further(method, given or {})
-    if target is None and TARGET in method.needs and x is None:
+    goal = as_target(target).resolve(model)
+    if x is None and TARGET in method.needs and any(isinstance(r, Predicted) for _, r in goal.terms):
         raise UsageError(
             f"{method.name} without a target",
             "a class, or a unit such as layer3:41",
             "target=243, --target 243",
         )
-    goal = as_target(target).resolve(model)
     start = time.perf_counter()
     if not inspect.isgeneratorfunction(method.function):
         yield Progress(0, 1, note=method.title)

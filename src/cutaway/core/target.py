@@ -58,7 +58,14 @@ class Target:
         """The same target with every name looked up in the model.
 
         Raises `UnknownNameError` for an unknown or ambiguous class and for layers and channels out of range.
+        `UsageError` where two terms ask something of different numbers of pictures.
         """
+        counts = {r.count for _, r in self.terms} - {None}
+        if len(counts) > 1:
+            found = " and ".join(map(str, sorted(c for c in counts if c is not None)))
+            raise UsageError(
+                f"a target of terms for {found} pictures", "one number of pictures for all terms"
+            )
         return Target(tuple((w, r.resolve(model)) for w, r in self.terms))
 
     def alone(self, sample: int) -> Target:
