@@ -201,6 +201,58 @@ def test_contradictions_and_dead_ends_are_refused() -> None:
         dream(model, torch.zeros(3, 9, 8, dtype=torch.float64))
 
 
+class Gate(nn.Module):
+    """Classes that only pictures brighter than the middle reach."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.mean((1, 2, 3)) - 0.5).relu()[:, None] * torch.arange(1.0, 3).to(x)
+
+
+def test_of_a_batch_the_pictures_without_a_gradient_are_named() -> None:
+    both = torch.stack([torch.full((3, 8, 8), 0.2), torch.full((3, 8, 8), 0.8)]).double()
+    gate = VisionModel(Gate(), Preprocess(), name="gate")
+    dark, bright = gate.draw(1, "deep_dream", image=both, octaves=1, jitter=0)
+    assert any("for picture 0, counted from 0" in note for note in dark.notes)
+    np.testing.assert_allclose(dark.values, 0.2, atol=1e-6)
+    assert bright.values.mean() > 0.81
+
+
+def test_a_value_that_did_not_rise_is_said() -> None:
+    model = VisionModel(nn.Sequential(nn.Conv2d(3, 4, 1), nn.GroupNorm(1, 4, eps=0)), Preprocess(), name="n")
+    kept = model.explain(random(3, 9, 8), "deep_dream", layer="1", octaves=1)
+    assert any("did not rise" in note for note in kept.notes)
+    risen = model.explain(random(3, 9, 8), "deep_dream", layer="0", octaves=1)
+    assert not any("did not rise" in note for note in risen.notes)
+
+
+def test_the_predicted_class_in_a_difference_is_that_of_each_picture() -> None:
+    model, x = linear(), torch.stack([random(3, 9, 8, seed=s) for s in range(6)])
+    with torch.no_grad():
+        model.network[1].bias += torch.tensor([0.0, float((model(x)[:, 0] - model(x)[:, 1]).median())])
+        first = model(x).argmax(1)
+    assert len(set(first.tolist())) == 2
+    for octaves in (1, 2):
+        together = model.draw(
+            cutaway.predicted() - 0.5 * cutaway.logit(0),
+            "deep_dream",
+            image=x,
+            octaves=octaves,
+            jitter=0,
+            steps=2,
+        )
+        for k, one, own in zip(first.tolist(), together, x, strict=True):
+            assert one.target.startswith(f"logit {k} ")
+            alone = dream(
+                model,
+                own,
+                cutaway.logit(k) - 0.5 * cutaway.logit(0),
+                octaves=octaves,
+                steps=2,
+                rate=1.5 / 255,
+            )
+            np.testing.assert_allclose(one.values, alone.values, atol=1e-12)
+
+
 @pytest.mark.parametrize("after", [0, 5, 9])
 def test_told_enough_it_ends_with_what_there_is(after: int) -> None:
     model, x = linear(), random(3, 20, 14)

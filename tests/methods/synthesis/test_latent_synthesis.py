@@ -73,6 +73,11 @@ def test_with_an_identity_for_a_generator_it_is_the_class_visualization() -> Non
     np.testing.assert_allclose(near.values, right.values, atol=1e-3)
 
 
+def test_the_value_at_the_start_is_the_target_without_the_penalty() -> None:
+    found = drawn(linear(), Linear(IDENTITY), steps=1, rate=1e-9, decay=0, penalty=50.0, clip=False)
+    assert found.evidence["value at the start"] == pytest.approx(found.evidence["value"], abs=1e-6)
+
+
 @pytest.mark.parametrize("matrix", [IDENTITY, MATRIX], ids=["identity", "matrix"])
 def test_of_a_linear_generator_and_network_every_step_is_known(matrix: Tensor) -> None:
     """The gradient is the same everywhere, so the last code is a sum."""

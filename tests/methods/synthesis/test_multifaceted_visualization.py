@@ -11,7 +11,7 @@ import cutaway
 from cutaway.core.errors import InputError, UsageError
 from cutaway.core.image import Photo, read
 from cutaway.core.method import DATA
-from cutaway.core.progress import finish
+from cutaway.core.progress import Enough, Progress, finish
 from cutaway.core.result import Result
 from cutaway.core.run import explain
 from cutaway.methods import METHODS
@@ -64,7 +64,7 @@ class Shown:
         return "shown"
 
 
-def drawn(data: Any, target: Any = 1, **options: Any) -> Result:
+def drawn(data: Any, target: Any = 1, watch: Any = None, **options: Any) -> Result:
     model = cutaway.VisionModel(TwoFaced(), cutaway.Preprocess(crop=SIDE), name="two-faced")
     work = explain(
         model,
@@ -74,7 +74,7 @@ def drawn(data: Any, target: Any = 1, **options: Any) -> Result:
         {"layer": "see"} | options,
         given={DATA: data},
     )
-    return finish(work)[0]
+    return finish(work, watch)[0]
 
 
 def alike(picture: np.ndarray, template: Tensor) -> float:
@@ -106,7 +106,7 @@ def test_below_each_facet_are_the_pictures_it_began_from() -> None:
 def test_few_pictures_give_fewer_facets_and_say_so() -> None:
     found = drawn(Shown((5, 1)), steps=1)
     assert found.panels["facets"].columns == 1
-    assert any("1 facets of 10" in note for note in found.notes)
+    assert any("1 facet of 10, of 6 pictures" in note for note in found.notes)
     assert drawn(Shown((1, 0)), steps=1).evidence["pictures"] == 1
 
 
@@ -138,6 +138,40 @@ def test_groups_of_codes_far_apart_are_found_whatever_their_order() -> None:
     for all_own, near in zip(found.nearest, facets_of(codes, 3, 4, 50, 0).nearest, strict=True):
         apart = (found.map - found.map[all_own].mean(0)).norm(dim=1)
         assert near.tolist() == sorted(all_own.tolist(), key=lambda i: float(apart[i]))[:4]
+
+
+@pytest.mark.parametrize(
+    ("codes", "groups"),
+    [
+        (torch.ones(20, 6), 1),
+        (torch.arange(2.0).repeat(10)[:, None].expand(20, 6), 2),
+        (torch.arange(20.0)[:, None], 3),
+    ],
+)
+def test_codes_that_are_equal_or_along_a_line_are_grouped_too(codes: Tensor, groups: int) -> None:
+    assert len(facets_of(codes, 3, 4, 50, 0).nearest) == groups
+
+
+def test_told_enough_once_it_draws_no_further() -> None:
+    seen = 0
+
+    def watch(step: Progress) -> None:
+        nonlocal seen
+        seen += 1
+        if step.note.endswith("octave 2 of 5") and step.done > 0:
+            raise Enough
+
+    result = drawn(Shown(), watch=watch, steps=3)
+    assert any("steps of octave 2 of 5" in note for note in result.notes)
+    assert seen < 10
+
+
+def test_what_is_held_does_not_grow_with_the_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the pictures that a facet begins from are read twice."""
+    data, read_again = Shown(), []
+    monkeypatch.setattr(data, "photo", lambda n, once=data.photo: (read_again.append(n), once(n))[1])
+    drawn(data, facets=2, nearest=3, steps=1)
+    assert len(read_again) == len(data) + 2 * 3
 
 
 def test_total_variation_is_taken_out_as_the_closed_form_of_a_step_has_it() -> None:

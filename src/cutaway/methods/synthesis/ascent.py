@@ -35,7 +35,8 @@ EVERY = 8
 class Stride:
     """How far one step goes.
 
-    rule : "adam" (Kingma & Ba 2015), "momentum" (v <- mass v + rate g), "gradient" (rate g), "mean" (rate
+    rule : "adam" (Kingma & Ba 2015; in units of each picture's first gradient, so that no score is too small or too
+        large for it), "momentum" (v <- mass v + rate g), "gradient" (rate g), "mean" (rate
         g / mean |g|, the mean over one picture's numbers), or "progress" (g times `progress` / ||g||^2, which would
         raise a linear goal by `progress`, but at most rate g; Yosinski et al. 2015, arXiv:1506.06579).
     rate : a number, or one for each step.
@@ -95,12 +96,13 @@ class Ascent:
 
         All pictures see the movements that `random` gives, so that a picture does not depend on the others.
 
-        Raises `InputError` when the values are no longer finite, and `MethodRefusedError` when no picture of the
+        Raises `InputError` when the values are not finite, and `MethodRefusedError` when no picture of the
         batch has a gradient at the start, or the goal none at all.
         """
         numbers = start.detach().clone()
         first = torch.zeros_like(numbers)
         second = torch.zeros_like(numbers) if self.stride.rule == "adam" else first
+        unit = torch.zeros(len(numbers), device=numbers.device, dtype=numbers.dtype)
         dead = torch.zeros(len(numbers), dtype=torch.long)
         values: list[Tensor] = []
         for step in range(self.steps):
@@ -110,6 +112,9 @@ class Ascent:
             except Enough:
                 break
             value, gradient, shut = self._slope(numbers, self._shaking(step).draw(random))
+            if step == 0:
+                with torch.no_grad():
+                    self.canvas.model.check_finite(value, self.canvas.pixels(numbers))
             if not bool(value.isfinite().all()):
                 raise InputError(
                     f"step {step + 1} of the ascent reached {value[~value.isfinite()][0].item()}",
@@ -125,16 +130,20 @@ class Ascent:
             dead += shut.cpu() & (dead == step)
             rate = self.stride.at(step)
             if self.stride.rule == "adam":
-                first = 0.9 * first + 0.1 * gradient
-                second = 0.999 * second + 0.001 * gradient.square()
+                unit = torch.where(unit > 0, unit, _largest(gradient))
+                own = gradient / _per_row(torch.where(unit > 0, unit, 1), gradient)
+                first = 0.9 * first + 0.1 * own
+                second = 0.999 * second + 0.001 * own.square()
                 way = first / (1 - 0.9 ** (step + 1)) / ((second / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8)
             elif self.stride.rule == "momentum":
                 # a step keeps the rate it was taken with, as its definition says
                 first = self.stride.mass * first + rate * gradient
                 way, rate = first, 1.0
             elif self.stride.rule == "mean":
-                mean = gradient.abs().flatten(1).mean(1)
-                way = gradient / _per_row(torch.where(mean > 0, mean, 1), gradient)
+                most = _largest(gradient)  # without it the mean of large numbers overflows
+                own = gradient / _per_row(torch.where(most > 0, most, 1), gradient)
+                mean = own.abs().flatten(1).mean(1)
+                way = own / _per_row(torch.where(mean > 0, mean, 1), gradient)
             elif self.stride.rule == "progress":
                 wished = self.stride.progress / gradient.square().flatten(1).sum(1)
                 way = gradient * _per_row((wished / rate).clamp(max=1), gradient)
@@ -172,6 +181,11 @@ def _followed(goal: Goal, numbers: Tensor) -> tuple[Tensor, Tensor]:
 def _laid(pixels: Tensor) -> Tensor:
     """The pictures in the layout of memory in which a processor's convolutions and pooling are about twice as fast."""
     return pixels.contiguous(memory_format=torch.channels_last) if pixels.device.type == "cpu" else pixels
+
+
+def _largest(gradient: Tensor) -> Tensor:
+    """(n,): the largest size of each picture's numbers."""
+    return gradient.abs().flatten(1).amax(1)
 
 
 def _per_row(row: Tensor, like: Tensor) -> Tensor:

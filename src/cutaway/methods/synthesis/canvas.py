@@ -15,7 +15,12 @@ _COLOURS = ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03))
 
 
 class Canvas(Protocol):
-    """Numbers an ascent may change, and the pixels they stand for."""
+    """Numbers an ascent may change, and the pixels they stand for.
+
+    Both are at least float32, whatever the network's type: steps would be lost in fewer digits.
+    """
+
+    model: VisionModel
 
     def start(self, draws: int, spread: float, random: torch.Generator) -> Tensor:
         """Numbers of `draws` different beginnings, (draws, ...), of that spread."""
@@ -65,7 +70,7 @@ class Levels:
 
     def __init__(self, model: VisionModel, size: tuple[int, int]) -> None:
         self.model, self.shape = model, (model.preprocess.pixel_channels, *size)
-        nothing = torch.zeros(1, self.shape[0], 1, 1, device=model.device, dtype=model.dtype)
+        nothing = torch.zeros(1, self.shape[0], 1, 1, device=model.device, dtype=canvas_type(model))
         self.mean = 255 * model.preprocess.denormalise(nothing)
 
     def start(self, draws: int, spread: float, random: torch.Generator) -> Tensor:
@@ -105,10 +110,12 @@ class Fourier:
         across = torch.fft.rfftfreq(wide, dtype=torch.float64)[None]
         frequency = (down.square() + across.square()).sqrt().clamp_min(1 / max(high, wide))
         # the orthonormal transform, and the published factor of 1/4
-        self.scale = ((high * wide) ** 0.5 / frequency / 4).to(model.device, model.dtype)
+        self.scale = ((high * wide) ** 0.5 / frequency / 4).to(model.device, canvas_type(model))
         colours = torch.tensor(_COLOURS, dtype=torch.float64)
         colours = colours / colours.norm(dim=0).max()
-        self.colours = colours.to(model.device, model.dtype) if decorrelated and self.channels == 3 else None
+        self.colours = (
+            colours.to(model.device, canvas_type(model)) if decorrelated and self.channels == 3 else None
+        )
 
     def start(self, draws: int, spread: float, random: torch.Generator) -> Tensor:
         """Independent normal numbers (draws, C, H, W // 2 + 1, 2), real and imaginary parts last."""
@@ -159,6 +166,11 @@ def _fast(length: int) -> int:
     return made
 
 
+def canvas_type(model: VisionModel) -> torch.dtype:
+    """The type pictures are moved in: the network's, at least float32."""
+    return torch.promote_types(model.dtype, torch.float32)
+
+
 def _normal(shape: tuple[int, ...], model: VisionModel, random: torch.Generator) -> Tensor:
     """Normal numbers that do not depend on the machine's device or the network's type."""
-    return torch.randn(shape, generator=random, dtype=torch.float64).to(model.device, model.dtype)
+    return torch.randn(shape, generator=random, dtype=torch.float64).to(model.device, canvas_type(model))

@@ -9,15 +9,15 @@ from cutaway.core.progress import Enough, Progress, Steps
 T = TypeVar("T")
 
 
-def part(steps: Steps[T], number: int, count: int) -> Steps[T]:
-    """The same work as the `number`-th, from 0, of `count` pieces of equal length.
+def part(steps: Steps[T], before: int, own: int, total: int) -> Steps[T]:
+    """The same work as a piece of `own` units of a work of `total`, of which `before` came before it.
 
     What is thrown in at a step reaches the piece, which may end early.
 
     >>> def piece():
     ...     yield Progress(1, 2, note="half")
     ...     return "done"
-    >>> work = part(piece(), 3, 4)
+    >>> work = part(piece(), 3, 1, 4)
     >>> next(work).fraction
     0.875
     """
@@ -31,7 +31,7 @@ def part(steps: Steps[T], number: int, count: int) -> Steps[T]:
         try:
             wish = None
             yield Progress(
-                number * step.total + step.done, max(count * step.total, 1), step.preview, step.note
+                before * step.total + own * step.done, max(total * step.total, 1), step.preview, step.note
             )
         except Enough as enough:
             wish = enough

@@ -14,10 +14,11 @@ from cutaway.core.model import VisionModel
 from cutaway.core.progress import Steps
 from cutaway.core.readers import Predicted
 from cutaway.core.result import Picture
+from cutaway.core.run import settle
 from cutaway.core.target import Target, custom, score
 
 from .ascent import Ascent, Stride
-from .canvas import Pixels
+from .canvas import Pixels, canvas_type
 from .course import part
 from .inverted import features
 from .octaves import Rolling, resized, sizes, usable
@@ -88,6 +89,7 @@ def deep_dream(
     (True, ('32 x 32', '23 x 23', '16 x 16', '12 x 12'))
     """
     goal, notes = _climbed(model, x, target, layer, guide)
+    x = x.to(canvas_type(model))
     here = int(x.shape[-2]), int(x.shape[-1])
     asked = sizes(here, octaves or OCTAVES, ratio)
     found = usable(model, goal, asked)
@@ -112,7 +114,7 @@ def deep_dream(
         mine, random = goal.take(rows), torch.Generator().manual_seed(seed)
 
         def value(pixels: Tensor, own: Target = mine) -> Tensor:
-            return score(model, pixels, own)
+            return score(model, pixels.to(model.dtype), own)
 
         before = x[rows]
         with torch.no_grad():
@@ -128,8 +130,9 @@ def deep_dream(
                     work = Ascent(value, Pixels(model, size), Stride("mean", rate), steps, shake, (_clipped,))
                     note = f"{_by(size)} pixels" + (f", frame {frame + 1}" if frames > 1 else "")
                     try:
-                        ended = yield from part(work.run(now, random, note), done, total)
+                        ended = yield from part(work.run(now, random, note), done, 1, total)
                         now, stopped = ended.numbers, ended.steps < steps
+                        notes += _unmoved(ended.dead, rows, size)
                     except MethodRefusedError:
                         if size == asked[0]:
                             raise
@@ -145,7 +148,20 @@ def deep_dream(
         if stopped:
             notes += (f"stopped in frame {len(shown)} of {frames}",)
             break
+    if not stopped and any(bool((b - a <= 1e-6 * a.abs()).any()) for a, b in values):
+        notes += (
+            "a value did not rise: its signal is kept at one size, as by a normalisation, or the steps were too large",
+        )
     return _shown(x, dreams, values, tuple(map(_by, asked)), goal, notes, targeted=_asked(target))
+
+
+def _unmoved(dead: Tensor, rows: Tensor, size: tuple[int, int]) -> tuple[str, ...]:
+    """The note for pictures of a batch whose gradient was zero at one size and that stayed as they were."""
+    still = rows[dead > 0].tolist()
+    if not still:
+        return ()
+    which = f"picture{'s' if len(still) > 1 else ''} {', '.join(map(str, still))}"
+    return (f"at {_by(size)} pixels nothing leads uphill for {which}, counted from 0: left as it was",)
 
 
 def _clipped(numbers: Tensor, gradient: Tensor, step: int) -> Tensor:
@@ -162,6 +178,8 @@ def _climbed(
 ) -> tuple[Target, tuple[str, ...]]:
     """What is climbed, as a target: the one asked for, or a layer's own signal, or its likeness to a guide."""
     if _asked(target):
+        with torch.no_grad():
+            settle(model, x, target)
         if layer is not None or isinstance(guide, Photo):
             what = f"layer={layer!r}" if layer is not None else "a guide"
             raise UsageError(f"{what} together with the target {target.label()}", "one of them", "no target")

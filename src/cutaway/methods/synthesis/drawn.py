@@ -10,12 +10,13 @@ from torch import Tensor
 
 from cutaway.core.method import Raw, RawPanel
 from cutaway.core.model import VisionModel
-from cutaway.core.progress import Progress, Steps
+from cutaway.core.progress import Steps
 from cutaway.core.readers import Logit, Probability
-from cutaway.core.target import Target, score
+from cutaway.core.target import Target
 
 from .ascent import Ascent, Drawn
 from .canvas import Canvas, Input
+from .course import part as part_of
 from .shaking import Shake
 from .wanted import Wanted
 
@@ -42,6 +43,7 @@ def drawing(
     count, model = wanted.rows, wanted.model
     pictures: list[Tensor] = []
     found: list[Drawn] = []
+    starts: list[Tensor] = []
     values: list[Tensor] = []
     sure: list[Tensor] = []
     clipped: list[Tensor] = []
@@ -52,9 +54,12 @@ def drawing(
         numbers = begin.repeat(part.rows // draws, *(1,) * (begin.ndim - 1))
         work = ascent(part)
         steps = work.run(numbers, random, note=_named(part.named, part.rows))
-        drawn = yield from _within(steps, done, part.rows, count * draws)
+        drawn = yield from part_of(steps, done, part.rows, count * draws)
+        if not drawn.steps and found:
+            break
         done += part.rows
         with torch.no_grad():
+            starts.append(part.values(canvas.pixels(numbers)))
             free = canvas.pixels(drawn.numbers)
             pixels = free.clamp(0, 1)
             clipped.append((free != pixels).any(1).flatten(1).to(free).mean(1).cpu())
@@ -67,10 +72,11 @@ def drawing(
     every = _seen(torch.cat(pictures))
     every = every.view(-1, draws, *every.shape[1:])
     value, dead = torch.cat(values).view(-1, draws), torch.cat([d.dead for d in found]).view(-1, draws)
+    taken = torch.cat([torch.full_like(d.dead, d.steps) for d in found]).view(-1, draws)
     evidence: dict[str, Any] = {
         "value": value[:, 0],
-        "value at the start": torch.cat([d.values[0] for d in found]).view(-1, draws)[:, 0],
-        "steps": found[-1].steps,
+        "value at the start": torch.cat(starts).view(-1, draws)[:, 0],
+        "steps": taken[:, 0],
         "dead steps": dead[:, 0],
     }
     if all(len(s) for s in sure):
@@ -79,9 +85,10 @@ def drawing(
         evidence["share clipped"] = torch.cat(clipped).view(-1, draws)[:, 0]
     if draws > 1:
         evidence["values"] = [row.tolist() for row in value]
-    notes = (*wanted.notes, *_said(dead, found[-1].steps, wanted.named, len(every), count))
+    notes = (*wanted.notes, *_said(dead, taken, wanted.named, len(every), count))
     if found[-1].steps < work.steps:
-        notes += (f"stopped after {found[-1].steps} of {work.steps} steps",)
+        which = f"the last {len(found[-1].dead) // draws} " if len(found) > 1 else ""
+        notes += (f"{which}stopped after {found[-1].steps} of {work.steps} steps",)
     panels = beside(torch.cat([d.numbers for d in found])[::draws]) if beside else {}
     if draws > 1:
         panels["draws"] = RawPanel("further pictures of the same target", every[:, 1:], "picture")
@@ -97,31 +104,16 @@ def drawing(
     )
 
 
-def _within(steps: Steps[Drawn], done: int, rows: int, total: int) -> Steps[Drawn]:
-    """The same work, its progress counted in pictures' thousandths."""
-    wish: BaseException | None = None
-    while True:
-        try:
-            step = next(steps) if wish is None else steps.throw(wish)
-        except StopIteration as end:
-            drawn: Drawn = end.value
-            return drawn
-        wish = None
-        try:
-            part = int(1000 * rows * step.fraction)
-            yield Progress(1000 * done + part, 1000 * total, step.preview, step.note)
-        except Exception as error:
-            wish = error
-
-
 def _sureness(model: VisionModel, target: Target, pixels: Tensor) -> Tensor:
     """The mean probability of each picture's class under small movements; nothing for other targets."""
     (_, reader), *more = target.terms
     if more or not isinstance(reader, Logit | Probability):
         return pixels.new_zeros(0)
     asked, random = Target(((1.0, Probability(reader.index)),)), torch.Generator().manual_seed(0)
-    tries = [score(model, TRIED.draw(random)(pixels), asked) for _ in range(TRIES)]
-    return torch.stack(tries).mean(0)
+    scores = [model(TRIED.draw(random)(pixels).to(model.dtype)) for _ in range(TRIES)]
+    if scores[0].ndim != 2:  # on maps of scores a class has no one probability
+        return pixels.new_zeros(0)
+    return torch.stack([asked.read({None: s}) for s in scores]).mean(0)
 
 
 def _seen(pixels: Tensor) -> Tensor:
@@ -132,16 +124,19 @@ def _named(target: Target, rows: int) -> str:
     return target.label() + (f" and {rows - 1} more" if rows > 1 else "")
 
 
-def _said(dead: Tensor, steps: int, target: Target, made: int, asked: int) -> tuple[str, ...]:
+def _said(dead: Tensor, taken: Tensor, target: Target, made: int, asked: int) -> tuple[str, ...]:
     """What a reader must know of pictures that were dead, or never begun."""
     notes = []
-    first = dead.amax(1)
+    first, steps = dead.amax(1), taken[:, 0]
     for rows, what in (
         (
             (first > 0) & (first < steps),
             "shut at the start: ReLUs leaked a little gradient until it answered",
         ),
-        (first >= max(steps, 1), "without any gradient: the picture is the start"),
+        (
+            (first > 0) & (first >= steps),
+            "without a gradient to the end: the picture follows at most what shut ReLUs leaked",
+        ),
     ):
         if bool(rows.any()):
             names = [target.label(int(i)) for i in rows.nonzero()[:, 0]]

@@ -11,7 +11,7 @@ from torch import Tensor
 from cutaway.core.errors import missing
 
 FEW = 12
-"""With fewer codes t-SNE has nothing to keep apart."""
+"""With fewer different codes t-SNE has nothing to keep apart."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class Facets:
 def facets_of(codes: Tensor, count: int, nearest: int, components: int, seed: int) -> Facets:
     """Up to `count` groups of codes (n, C): PCA, t-SNE to the plane, k-means.
 
+    Few different codes, or codes along a line, go to k-means as they are.
+
     Raises `MissingDependencyError` without scikit-learn.
     """
     try:
@@ -39,13 +41,13 @@ def facets_of(codes: Tensor, count: int, nearest: int, components: int, seed: in
     except ImportError as error:
         raise missing("scikit-learn", "learn", "multifaceted_visualization") from error
     plane = principal(codes.double().cpu(), components)
-    if len(codes) >= FEW and count > 1:
+    if count > 1 and plane.shape[1] > 1 and _different(plane) >= FEW:  # sklearn crashes on equal codes
         perplexity = min(30.0, (len(codes) - 1) / 3)
         spread = plane / plane[:, :1].std().clamp_min(1e-12)
         plane = torch.from_numpy(
             TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(spread.numpy())
         ).double()
-    count = min(count, len(np.unique(plane.numpy(), axis=0)))
+    count = min(count, _different(plane))
     groups = KMeans(count, n_init=10, random_state=seed).fit(plane.numpy())
     centres, labels = torch.from_numpy(groups.cluster_centers_), torch.from_numpy(groups.labels_)
     sizes = torch.bincount(labels.long(), minlength=count)
@@ -56,6 +58,10 @@ def facets_of(codes: Tensor, count: int, nearest: int, components: int, seed: in
         distance = (plane[own] - centres[k]).norm(dim=1)
         near.append(own[distance.argsort(stable=True)[:nearest]])
     return Facets(tuple(near), tuple(sizes[order].tolist()), plane)
+
+
+def _different(codes: Tensor) -> int:
+    return len(np.unique(codes.numpy(), axis=0))
 
 
 def principal(codes: Tensor, components: int) -> Tensor:

@@ -16,7 +16,7 @@ from cutaway.core.result import Picture
 from cutaway.core.target import custom
 
 from .ascent import Ascent, Rate, Stride
-from .canvas import Canvas, Fourier
+from .canvas import Canvas, Fourier, canvas_type
 from .course import part
 from .inverted import TYPICAL, WHITE, Features, Prior, chosen, depth, features, placed
 from .wanted import Wanted
@@ -104,6 +104,7 @@ def feature_inversion(
     True
     """
     names, notes = chosen(model, layer, layers)
+    x = x.to(canvas_type(model))
     where = None if place is None else placed(place)
     with torch.no_grad():
         own = features(model, x, *names)
@@ -142,7 +143,7 @@ def feature_inversion(
             mine = sought.take(rows.repeat_interleave(draws).to(x.device))
             work = Ascent(_uphill(mine, prior), canvas, stride, count)
             ended = yield from part(
-                work.run(start, random, sought.layer), p * len(names) + k, len(parts) * len(names)
+                work.run(start, random, sought.layer), p * len(names) + k, 1, len(parts) * len(names)
             )
             with torch.no_grad():
                 pixels = canvas.pixels(ended.numbers).clamp(0, 1)
@@ -169,7 +170,7 @@ class Levels:
         """Independent normal numbers, each picture with the norm of a typical photograph."""
         noise = torch.randn((draws, *self.shape), generator=random, dtype=torch.float64)
         noise = noise / noise.flatten(1).norm(dim=1).view(-1, 1, 1, 1) * TYPICAL * self.shape.numel() ** 0.5
-        start: Tensor = noise.to(self.model.device, self.model.dtype)
+        start: Tensor = noise.to(self.model.device, canvas_type(self.model))
         return start
 
     def pixels(self, numbers: Tensor) -> Tensor:

@@ -13,6 +13,8 @@ from cutaway.core.model import VisionModel
 from cutaway.core.operators import Family
 from cutaway.core.tap import Tap
 
+from .canvas import canvas_type
+
 WHITE = 255.0
 """Levels from black to white: the authors' weights are for pictures in levels."""
 TYPICAL = 0.226 * WHITE
@@ -140,10 +142,10 @@ def placed(text: str) -> Place:
 
 
 def features(model: VisionModel, pixels: Tensor, *layers: str) -> dict[str, Tensor]:
-    """The activations of the layers from one pass, maps with channels second."""
+    """The activations of the layers from one pass, maps with channels second; at least float32."""
     with Tap(model, *layers, stop=True) as tap:
-        model(pixels)
-    return {name: tap.maps(name) for name in layers}
+        model(pixels.to(model.dtype))
+    return {name: tap.maps(name).to(canvas_type(model)) for name in layers}
 
 
 def chosen(model: VisionModel, layer: str | None, layers: str | None) -> tuple[list[str], tuple[str, ...]]:

@@ -19,7 +19,7 @@ from cutaway.core.target import Target
 from cutaway.nn.generators import Generator
 
 from .ascent import Ascent, Stride
-from .canvas import Code
+from .canvas import Code, canvas_type
 from .drawn import drawing
 from .wanted import Wanted, whole
 
@@ -86,7 +86,9 @@ def latent_synthesis(
             f"its pictures of {shape[0]} x {shape[1]} pixels were resized to {wanted.size[0]} x {wanted.size[1]}"
         )
     canvas = _Latent(model, made, wanted.size)
-    low, high = (b.to(model.device, model.dtype) for b in made.clip or (torch.zeros(0), torch.zeros(0)))
+    low, high = (
+        b.to(model.device, canvas_type(model)) for b in made.clip or (torch.zeros(0), torch.zeros(0))
+    )
 
     first = float((high - low).mean()) / 5 if rate is None and len(low) else RATE if rate is None else rate
     wanted = replace(wanted, notes=(*wanted.notes, *notes, f"the first step is of size {first:.3g}"))
@@ -124,13 +126,13 @@ class _Latent(Code):
 
     def start(self, draws: int, spread: float, random: torch.Generator) -> Tensor:
         """The generator's own beginnings."""
-        return spread * self.begin(draws, random).to(self.model.device, self.model.dtype)
+        return spread * self.begin(draws, random).to(self.model.device, canvas_type(self.model))
 
 
 def _fitted(generator: Generator, model: VisionModel) -> Generator:
-    """A network as a copy on the model's device, of its type, frozen and in evaluation mode; else as it is."""
+    """A network as a copy on the model's device, of its type (at least float32), frozen and in evaluation mode; else as it is."""
     if isinstance(generator, nn.Module):
-        own = deepcopy(generator).to(model.device, model.dtype).eval()
+        own = deepcopy(generator).to(model.device, canvas_type(model)).eval()
         return own.requires_grad_(False)
     return generator
 
@@ -148,7 +150,7 @@ def _checked(generator: Generator, model: VisionModel) -> tuple[int, int]:
             accepted,
             hint,
         )
-    codes = generator.start(1, torch.Generator().manual_seed(0)).to(model.device, model.dtype)
+    codes = generator.start(1, torch.Generator().manual_seed(0)).to(model.device, canvas_type(model))
     if codes.shape != (1, generator.code_size):
         raise UsageError(f"the generator starts from codes {tuple(codes.shape)}", accepted, hint)
     if generator.clip is not None and any(b.shape != (generator.code_size,) for b in generator.clip):

@@ -21,7 +21,8 @@ from cutaway.data.batches import Unread, batches
 from cutaway.data.folder import PictureSource
 
 from .ascent import Ascent, Stride
-from .canvas import Pixels
+from .canvas import Pixels, canvas_type
+from .course import part
 from .facets import facets_of
 from .regularizers import tv_denoised
 from .shaking import Movement, Shake
@@ -100,19 +101,25 @@ def multifaceted_visualization(
         raise UsageError("several targets at once", "one target, which has several pictures", "one class")
     layer = layer or model.layers.suggest()[0]
     found = yield from _read(model, target, data, layer)
-    few = max(1, min(facets, len(found.pixels) // 5))
+    few = max(1, min(facets, len(found.numbers) // 5))
     seed = int(torch.randint(2**31 - 1, ()))
     groups = facets_of(found.codes, few, nearest, components, seed)
     notes = [*found.notes, f"grouped by {layer}"]
     if len(groups.nearest) < facets:
-        notes.append(f"{len(groups.nearest)} facets of {facets}: there are {len(found.pixels)} pictures")
-    means = torch.stack([found.pixels[near].mean(0) for near in groups.nearest])
-    drawn = yield from _climbed(model, target, means, steps=steps, rate=rate, tv=tv, spread=spread, seed=seed)
+        notes.append(
+            f"{_counted(len(groups.nearest), 'facet')} of {facets}, of {_counted(len(found.numbers), 'picture')}"
+        )
+    sources = _pictures(model, data, [found.numbers[near] for near in groups.nearest])
+    means = torch.stack([own.mean(0) for own in sources])
+    drawn, told = yield from _climbed(
+        model, target, means, steps=steps, rate=rate, tv=tv, spread=spread, seed=seed
+    )
+    notes += told
     with torch.no_grad():
         wanted = Wanted(model, target, canvas_size(model))
         values, begun = wanted.values(drawn), wanted.values(means)
     rows = min(SHOWN, min(len(near) for near in groups.nearest))
-    below = [found.pixels[torch.stack([near[k] for near in groups.nearest])] for k in range(rows)]
+    below = [torch.stack([own[k] for own in sources]) for k in range(rows)]
     sheet = _seen(torch.cat([drawn, *below]))
     return Raw(
         _seen(drawn[:1]),
@@ -124,7 +131,7 @@ def multifaceted_visualization(
             "value at the start": begun[:1],
             "values of the facets": [values.tolist()],
             "pictures of each facet": [list(groups.sizes)],
-            "pictures": len(found.pixels),
+            "pictures": len(found.numbers),
         },
         notes=tuple(notes),
         panels={
@@ -133,7 +140,9 @@ def multifaceted_visualization(
                 sheet[None],
                 "picture",
                 labels=dict(
-                    enumerate([*(_counted(n) for n in groups.sizes), *[""] * (len(sheet) - len(drawn))])
+                    enumerate(
+                        [*(_counted(n, "picture") for n in groups.sizes), *[""] * (len(sheet) - len(drawn))]
+                    )
                 ),
                 columns=len(drawn),
             )
@@ -144,7 +153,7 @@ def multifaceted_visualization(
 
 @dataclass(frozen=True)
 class _Found:
-    pixels: Tensor
+    numbers: Tensor
     codes: Tensor
     notes: tuple[str, ...]
 
@@ -160,7 +169,7 @@ def _read(model: VisionModel, target: Target, data: PictureSource, layer: str) -
                 f"none of {len(data)} pictures is of {target.label()}", "pictures with labels of it"
             )
     unread: list[Unread] = []
-    pixels: list[Tensor] = []
+    read: list[Tensor] = []
     codes: list[Tensor] = []
     values: list[Tensor] = []
     for batch in batches(model, data, numbers, 16, workers=0, unread=unread):
@@ -168,20 +177,31 @@ def _read(model: VisionModel, target: Target, data: PictureSource, layer: str) -
         with torch.no_grad(), Tap(model, *{layer, *target.layers}, stop=False) as tap:
             output = model(batch.pixels)
             held: dict[str | None, Tensor] = {name: tap.maps(name) for name in target.layers}
-            codes.append(tap.maps(layer).flatten(2).mean(2) if tap.maps(layer).ndim > 2 else tap.maps(layer))
+            maps = tap.maps(layer)
+            codes.append(maps.flatten(2).mean(2) if maps.ndim > 2 else maps)
+        model.check_finite(codes[-1], batch.pixels)
         values.append(target.read(held | {None: output}))
-        pixels.append(batch.pixels)
-    if not pixels:
+        read.append(batch.ids)
+    if not read:
         raise InputError("none of the pictures can be read", "pictures", unread[0].reason if unread else "")
-    if len({tuple(p.shape[1:]) for p in pixels}) > 1:
-        raise InputError("the pictures have different sizes", "a preprocessing that crops to one size")
-    notes = [f"{len(unread)} pictures could not be read"] if unread else []
-    every, code, value = torch.cat(pixels), torch.cat(codes), torch.cat(values)
+    notes = [f"{_counted(len(unread), 'picture')} could not be read"] if unread else []
+    every, code, value = torch.cat(read), torch.cat(codes), torch.cat(values)
     if k is None or labels is None:
         best = value.argsort(descending=True, stable=True)[:BEST]
-        notes.append(f"the {len(best)} pictures of {len(value)} that raise {target.label()} most")
-        every, code = every[best], code[best]
+        notes.append(f"the {len(best)} of {_counted(len(value), 'picture')} that raise {target.label()} most")
+        every, code = every[best.cpu()], code[best]
+    else:
+        notes.append(f"{_counted(len(every), 'picture')} labelled as the class of {target.label()}")
     return _Found(every, code, tuple(notes))
+
+
+def _pictures(model: VisionModel, data: PictureSource, groups: list[Tensor]) -> tuple[Tensor, ...]:
+    """The pixels of groups of pictures, (n, C, H, W) each; they are read again, so that few are held at a time."""
+    numbers = torch.cat(groups).tolist()
+    pixels = [batch.pixels for batch in batches(model, data, numbers, 16, workers=0)]
+    if len({tuple(p.shape[1:]) for p in pixels}) > 1:
+        raise InputError("the pictures have different sizes", "a preprocessing that crops to one size")
+    return torch.split(torch.cat(pixels).to(canvas_type(model)), [len(own) for own in groups])
 
 
 def _climbed(
@@ -194,10 +214,12 @@ def _climbed(
     tv: float,
     spread: float,
     seed: int,
-) -> Steps[Tensor]:
-    """The pictures at the network's size after all octaves."""
+) -> Steps[tuple[Tensor, tuple[str, ...]]]:
+    """The pictures at the network's size after all octaves, and what must be said of them."""
     size = (int(start.shape[2]), int(start.shape[3]))
     parts, most = [], Wanted(model, target, size).together()
+    still: list[int] = []
+    stopped, done, total = "", 0, OCTAVES * -(-len(start) // most)
     for at in range(0, len(start), most):
         x, random = start[at : at + most], torch.Generator().manual_seed(seed)
         wanted = Wanted(model, target, size, len(x))
@@ -213,11 +235,19 @@ def _climbed(
                 [lambda numbers, gradient, step: tv_denoised(numbers, tv).clamp(0, 1)],
                 wanted.revived,
             )
-            x = (
-                yield from work.run(x, random, f"{target.label()}, octave {octave + 1} of {OCTAVES}")
-            ).numbers
+            if not stopped:
+                where = f"octave {octave + 1} of {OCTAVES}"
+                ended = yield from part(work.run(x, random, f"{target.label()}, {where}"), done, 1, total)
+                x, done = ended.numbers, done + 1
+                if ended.steps < steps:
+                    stopped = f"stopped after {ended.steps} of {steps} steps of {where}"
+                elif last:
+                    still += (at + (ended.dead >= steps).nonzero()[:, 0]).tolist()
         parts.append(F.interpolate(x, size, mode="bilinear", align_corners=False, antialias=True).clamp(0, 1))
-    return torch.cat(parts)
+    notes: tuple[str, ...] = (stopped,) if stopped else ()
+    if still:
+        notes += (f"no gradient to the end for facets {', '.join(map(str, still))}, counted from 0",)
+    return torch.cat(parts), notes
 
 
 def _sizes(size: tuple[int, int]) -> Iterator[tuple[int, int]]:
@@ -253,8 +283,8 @@ class Cut(Movement):
         return pixels[:, :, at[0] : at[0] + self.window[0], at[1] : at[1] + self.window[1]]
 
 
-def _counted(pictures: int) -> str:
-    return f"{pictures} picture{'' if pictures == 1 else 's'}"
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _seen(pixels: Tensor) -> Tensor:

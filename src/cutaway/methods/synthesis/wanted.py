@@ -45,12 +45,12 @@ class Wanted:
 
     def values(self, pixels: Tensor) -> Tensor:
         """(n,) for the n pictures of the target."""
-        return score(self.model, pixels, self.target)
+        return score(self.model, pixels.to(self.model.dtype), self.target)
 
     def values_and_maps(self, pixels: Tensor, layer: str) -> tuple[Tensor, Tensor]:
         """The values, and a layer's activations (n, C, ...) from the same pass."""
         with Tap(self.model, *{layer, *self.target.layers}, stop=not self.target.reads_output) as tap:
-            output = self.model(pixels)
+            output = self.model(pixels.to(self.model.dtype))
         held: dict[str | None, Tensor] = {name: tap.maps(name) for name in self.target.layers}
         if self.target.reads_output:
             held[None] = output
