@@ -41,10 +41,10 @@ def test_told_enough_at_once_it_gives_the_start() -> None:
     def watch(step: Progress) -> None:
         raise Enough
 
-    (result,) = drawn(model(small()), 2, watch=watch)
+    (result,) = drawn(model(small()), 2, watch=watch, steps=9)
     assert result.evidence["steps"] == 0
     assert result.evidence["value"] == result.evidence["value at the start"]
-    assert "stopped after 0 of 128 steps" in result.notes
+    assert "stopped after 0 of 9 steps" in result.notes
 
 
 @pytest.mark.parametrize("scale", [1e-25, 1e-12, 1e36])
