@@ -119,6 +119,16 @@ def test_what_survives_is_asked_of_the_treated_pictures() -> None:
         assert {name: row["still fooled"] for name, row in found.evidence["survives"].items()} == right
 
 
+def test_survival_is_asked_only_where_it_is_wanted() -> None:
+    model, x = curved(), middle(2, 8, 8)
+    plain = attack(model, "fgsm", x, epsilon=20 / 255, survival=False)
+    for short, whole in zip(plain, attack(model, "fgsm", x, epsilon=20 / 255), strict=True):
+        assert "survives" not in short.evidence
+        assert not any("JPEG" in note for note in short.notes)
+        assert any("JPEG" in note for note in whole.notes)
+        np.testing.assert_array_equal(short.values, whole.values)
+
+
 def test_the_treatments_are_what_their_names_say() -> None:
     from scipy.ndimage import gaussian_filter
 

@@ -16,7 +16,7 @@ from cutaway.core.target import Target
 
 from .balls import Ball, eight_bit, within
 from .conditions import Conditions, Drawn, folded_from, moved_from, places, taken
-from .goal import Attention, Goal, Loss, Toward, goal_of, named, refuse_flat
+from .goal import Attention, Goal, Loss, Survival, Toward, goal_of, named, refuse_flat
 from .judged import judged, seen
 from .printing import Mask, mask_of, non_printability, off_palette, printable
 
@@ -74,6 +74,7 @@ def adversarial_patch(
     ] = None,
     loss: Loss = "cross_entropy",
     trials: Annotated[int, Range(1, 10_000), "fresh conditions by which it is judged"] = 50,
+    survival: Survival = True,
     attention: Attention = False,
 ) -> Steps[Raw]:
     """A change d under a mask M that turns the answer under random conditions T, learned by Adam.
@@ -137,7 +138,9 @@ def adversarial_patch(
             "pixels of the patch": int(mask.where.sum()),
             "mean distance to a printable colour": off_palette(worn, mask.where, colours),
         }
-        raw = judged(goal, x, worn, ball=Ball("linf", 1.0), attention=attention, evidence=facts)
+        raw = judged(
+            goal, x, worn, ball=Ball("linf", 1.0), survival=survival, attention=attention, evidence=facts
+        )
     panels = dict(raw.panels)
     panels["patch"] = RawPanel("the patch, to be printed", seen(mask.cut(eight_bit(x, worn))), "picture")
     panels["scenes"] = strip

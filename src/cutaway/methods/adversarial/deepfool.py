@@ -14,7 +14,7 @@ from cutaway.core.result import Picture
 from cutaway.core.target import Target, slopes
 
 from .balls import along, length
-from .goal import Attention, Goal, goal_of, refuse_flat
+from .goal import Attention, Goal, Survival, goal_of, refuse_flat
 from .judged import judged
 
 
@@ -36,6 +36,7 @@ def deepfool(
     overshoot: Annotated[float, Range(0, 10), "how far beyond the boundary, as a share of the way"] = 0.02,
     classes: Annotated[int, Range(2, 10_000), "classes in the race, the most probable ones"] = 10,
     steps: Annotated[int, Range(1, 1000), "linearisations at most"] = 50,
+    survival: Survival = True,
     attention: Attention = False,
 ) -> Steps[Raw]:
     """The picture moved to the nearest boundary of its class, the scores taken as linear again at every step.
@@ -65,6 +66,7 @@ def deepfool(
         goal,
         x,
         moved,
+        survival=survival,
         attention=attention,
         evidence={"steps": taken, "rho": sizes / length(x).clamp(min=1e-30)},
     )

@@ -10,7 +10,7 @@ from cutaway.core.result import Picture
 from cutaway.core.target import Target
 
 from .balls import Ball
-from .goal import Attention, Goal, Loss, Toward, goal_of, refuse_flat
+from .goal import Attention, Goal, Loss, Survival, Toward, goal_of, refuse_flat
 from .judged import judged
 from .levels import Epsilon, too_small
 
@@ -33,6 +33,7 @@ def fgsm(
     epsilon: Epsilon = 8 / 255,
     toward: Toward = None,
     loss: Loss = "cross_entropy",
+    survival: Survival = True,
     attention: Attention = False,
 ) -> Raw:
     """The picture moved by epsilon along the sign of the gradient: x' = clip(x + epsilon sign(dL/dx)).
@@ -52,7 +53,15 @@ def fgsm(
     """
     goal = goal_of(model, x, target, toward)
     moved = sign_step(goal, x, epsilon, loss)
-    return judged(goal, x, moved, ball=Ball("linf", epsilon), attention=attention, notes=too_small(epsilon))
+    return judged(
+        goal,
+        x,
+        moved,
+        ball=Ball("linf", epsilon),
+        survival=survival,
+        attention=attention,
+        notes=too_small(epsilon),
+    )
 
 
 def sign_step(goal: Goal, x: Tensor, epsilon: float, loss: str = "cross_entropy") -> Tensor:

@@ -18,6 +18,7 @@ Loss = Annotated[
     "what is raised: cross-entropy, or the margin of the scores, which no softmax saturates",
 ]
 Toward = Annotated[str | None, "class wanted, by name or number, every picture's; none: any but the target's"]
+Survival = Annotated[bool, "also ask what JPEG, a blur and a shift leave of it: six forward passes"]
 Attention = Annotated[bool, "also show where Grad-CAM looks before and after"]
 
 

@@ -14,7 +14,7 @@ from cutaway.core.result import Picture
 from cutaway.core.target import Target, gradient, logit
 
 from .balls import along, eight_bit, length
-from .goal import Attention, Goal, class_scores, goal_of, named, refuse_flat
+from .goal import Attention, Goal, Survival, class_scores, goal_of, named, refuse_flat
 from .judged import judged
 
 
@@ -49,6 +49,7 @@ def iterative_fooling(
         float, Range(0, 1, open_high=True), "go on until the class has this probability"
     ] = 0.0,
     steps: Annotated[int, Range(1, 10_000), "gradient steps at most"] = 200,
+    survival: Survival = True,
     attention: Attention = False,
 ) -> Steps[Raw]:
     """The picture climbed up the score of a wanted class until its 8-bit picture is predicted as that class.
@@ -94,6 +95,7 @@ def iterative_fooling(
         goal,
         x,
         moved,
+        survival=survival,
         attention=attention,
         evidence={"steps": taken} | _wanted(goal),
         notes=() if start == "picture" else (f"the original is {start}, not the photograph",),

@@ -25,6 +25,7 @@ def judged(
     adversarial: Tensor,
     *,
     ball: Ball | None = None,
+    survival: bool = True,
     attention: bool = False,
     evidence: Mapping[str, Any] | None = None,
     notes: tuple[str, ...] = (),
@@ -34,7 +35,8 @@ def judged(
     `values` is the adversarial picture in the attack's own numbers; what counts is its 8-bit picture, which keeps to
     the ball. Where rounding undoes the change of an attack without a ball, the change is enlarged by the least
     1.25^k that survives it, and the evidence says how much. A picture that had another class than the one to be left
-    is already wrong, and not counted as fooled. Five forward passes more, a batch each, and up to 24 for the factor.
+    is already wrong, and not counted as fooled. Three forward passes, a batch each, six more with `survival`, and up to 24
+    for the factor.
     """
     with torch.no_grad():
         before, after = goal.read(x), goal.read(adversarial)
@@ -55,7 +57,8 @@ def judged(
         }
         if ball is None:
             facts["times for 8 bits"] = factor
-        facts["survives"] = survives(goal, x, whole)
+        if survival:
+            facts["survives"] = survives(goal, x, whole)
     said = (*notes, *_warnings(goal, facts))
     panels = _panels(x, whole, levels / 255, facts)
     if attention:
@@ -162,7 +165,8 @@ def _warnings(goal: Goal, facts: Mapping[str, Any]) -> tuple[str, ...]:
         said.append(
             f"rounding to 8 bits undoes a change this small: the 8-bit picture has it {times} times as large"
         )
-    fooled = [row for row, f in zip(facts["survives"], facts["fooled"], strict=True) if f]
+    rows = facts.get("survives", [{}] * count)
+    fooled = [row for row, f in zip(rows, facts["fooled"], strict=True) if f and row]
     if fooled:
         said.append(
             _survival(

@@ -18,7 +18,7 @@ from cutaway.core.progress import Progress, Steps
 from cutaway.core.result import Picture
 from cutaway.core.target import Target, gradient
 
-from .goal import Attention, Goal, Toward, goal_of, refuse_flat
+from .goal import Attention, Goal, Survival, Toward, goal_of, refuse_flat
 from .judged import judged
 
 Vector = npt.NDArray[np.float64]
@@ -44,6 +44,7 @@ def lbfgs_attack(
     c: Annotated[float, Range(0, HIGHEST, open_low=True), "weight of the length that is tried first"] = 1.0,
     searches: Annotated[int, Range(0, 60), "bisections of the weight once one succeeded and one failed"] = 4,
     steps: Annotated[int, Range(1, 10_000), "iterations of L-BFGS for each weight, at most"] = 20,
+    survival: Survival = True,
     attention: Attention = False,
 ) -> Steps[Raw]:
     """The picture x + r with the least c ||r||^2 + loss(x + r) within [0, 1], for the largest c that still fools.
@@ -77,6 +78,7 @@ def lbfgs_attack(
         goal,
         x,
         torch.cat([s.best for s in found]),
+        survival=survival,
         attention=attention,
         evidence={
             "c": torch.tensor([s.weight for s in found], dtype=torch.float64),

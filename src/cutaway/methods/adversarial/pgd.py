@@ -14,7 +14,7 @@ from cutaway.core.result import Picture
 from cutaway.core.target import Target
 
 from .balls import Ball, NormName
-from .goal import Attention, Goal, Loss, Toward, goal_of, refuse_flat
+from .goal import Attention, Goal, Loss, Survival, Toward, goal_of, refuse_flat
 from .judged import judged
 from .levels import Epsilon, too_small
 
@@ -57,6 +57,7 @@ def pgd(
     ] = 1,
     toward: Toward = None,
     loss: Loss = "cross_entropy",
+    survival: Survival = True,
     attention: Attention = False,
 ) -> Steps[Raw]:
     """The picture after repeated steps up the loss, each projected: x <- P(x + step sign(dL/dx)).
@@ -100,6 +101,7 @@ def pgd(
         x,
         best,
         ball=ball,
+        survival=survival,
         attention=attention,
         evidence={"bound": ball.radius, "step": size, "backward passes": steps * restarts},
         notes=too_small(epsilon) if norm == "linf" else (),
