@@ -70,6 +70,8 @@ def test_dream_draws_classes_and_units_and_says_what_was_reached(here: Path) -> 
         (["dream", *CIFAR, "--target", "3", "--preview", "dream.png"], 2, "output too"),
         (["dream", *CIFAR, "--target", "3", "--set", "feature_visualization.steps=0"], 2, "steps"),
         (["invert", "absent.png", *CIFAR], 3, "absent.png"),
+        (["dream", *CIFAR, "--target", "3", "--target", "5", "-o", "two.gif"], 2, "of 2 results"),
+        (["dream", *CIFAR, "noise.png", "noise.png", "-o", "two.gif"], 2, "of 2 results"),
         (["attack", "noise.png", *CIFAR, "--toward", "catt"], 4, "nearest: cat"),
         (["attack", "noise.png", *CIFAR, "--method", "deepfool", "--toward", "cat"], 2, "aim at a class"),
     ],

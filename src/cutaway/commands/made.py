@@ -45,7 +45,8 @@ class Made:
 class Files:
     """Where a command writes; checked when made, before any work.
 
-    `output` is a figure, a report, a moving picture or a folder of figures; `preview` a picture that is written over while work goes on.
+    `output` is a figure, a report, a moving picture or a folder of figures; `preview` a picture that is written over
+    while work goes on.
     """
 
     output: Path
@@ -122,6 +123,13 @@ class Job:
         """
         found = Made()
         jobs = self._jobs()
+        pictures = sum((job.goal.count if job.goal else None) or 1 for job in jobs)
+        if files.output.suffix.lower() == ".gif" and pictures > 1:
+            raise UsageError(
+                f"one moving picture ({files.output}) of {pictures} results",
+                "one photograph or target, and one method",
+                f"-o {files.output.with_suffix('.html')}",
+            )
         with _stoppable(found), bar(len(jobs)) as show:
             for number, job in enumerate(jobs):
                 about = job.about

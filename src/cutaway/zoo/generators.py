@@ -78,7 +78,7 @@ def _built(content: bytes, card: Any, name: str) -> Generator:
             network = FeatureGenerator(**shape, name=card.get("name", name))
         counters = {k: t for k, t in network.state_dict().items() if k.endswith("num_batches_tracked")}
         network.load_state_dict(weights | counters)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (LookupError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(
             f"{name} holds no generator this package knows ({type(error).__name__})",
             accepted,

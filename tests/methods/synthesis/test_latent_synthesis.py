@@ -220,3 +220,13 @@ def test_a_generator_that_is_not_there_or_not_one_is_told(tmp_path: Path) -> Non
     save_file({"a": torch.zeros(2)}, tmp_path / "other.safetensors")
     with pytest.raises(InputError, match="no generator"):
         load_generator(tmp_path / "other.safetensors")
+
+
+@pytest.mark.parametrize(
+    "card", ["[1]", "{}", '{"architecture": {"channels": 1, "grid": 1, "side": 8, "widths": []}}']
+)
+def test_a_card_of_no_generator_is_told(tmp_path: Path, card: str) -> None:
+    save_file({"w": torch.zeros(2)}, tmp_path / "odd.safetensors")
+    (tmp_path / "odd.json").write_text(card)
+    with pytest.raises(InputError, match="holds no generator"):
+        load_generator(tmp_path / "odd.safetensors")
