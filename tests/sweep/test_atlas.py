@@ -591,10 +591,16 @@ def test_tables_that_are_gone_are_written_again_and_what_is_broken_is_said(
     (folder / "features.safetensors").unlink()
     with pytest.raises(InputError, match="missing or damaged"):
         Atlas(folder).grey("stem")
-    for content in ("{}", "[1]", "null"):
-        (folder / "manifest.json").write_text(content)
-        with pytest.raises(InputError, match="damaged"):
+    about = json.loads(want["manifest.json"])
+    lacking = [{**about, name: None} for name in ("model", "data", "plan", "preprocess", "versions")]
+    older = {**about, "schema_version": 1, "plan": {**about["plan"], "old": 3}}
+    for content in ({}, [1], None, "text", *lacking, older):
+        (folder / "manifest.json").write_text(json.dumps(content))
+        words = "has version 1" if content is older else "damaged"
+        with pytest.raises(InputError, match=words):
             Atlas(folder)
+        with pytest.raises(InputError, match=words):
+            built(photos, folder)
 
 
 def test_a_layer_may_have_any_name_and_pictures_one_size(photos: Path, tmp_path: Path) -> None:
@@ -670,6 +676,8 @@ class Odd(nn.Module):
         h = self.one(self.twice(self.twice(self.stem(x)))).mean((2, 3))
         given: Tensor = 40 * self.head(h @ self.lent.weight)
         kinds = {"softmax": given.softmax(1), "sigmoid": given.sigmoid(), "maps": given[:, :, None, None]}
+        kinds["bounded sigmoid"] = given.sigmoid().clamp(1e-6, 1 - 1e-6)[:, :, None].squeeze(2)
+        kinds["hard sigmoid"] = nn.functional.hardsigmoid(given)
         return kinds.get(self.gives, given)
 
 
@@ -694,14 +702,14 @@ def test_layers_that_cannot_be_watched_are_listed_with_the_reason(photos: Path, 
     assert not named.plan.left_out
 
 
-@pytest.mark.parametrize("gives", ["logits", "softmax", "sigmoid", "maps"])
+@pytest.mark.parametrize("gives", ["logits", "softmax", "sigmoid", "bounded sigmoid", "hard sigmoid", "maps"])
 def test_probabilities_are_what_they_are_called(gives: str, photos: Path, tmp_path: Path) -> None:
     pictures, model = Pictures(photos / "ant"), odd(gives)
     atlas = finish(build(model, pictures, tmp_path / "odd", k=2, threads=1))
     frame = pd.read_parquet(tmp_path / "odd" / "pictures.parquet")
-    if gives in ("sigmoid", "maps"):
+    if "sigmoid" in gives or gives == "maps":
         assert "probability" not in frame
-        assert ("sigmoid" if gives == "sigmoid" else "(4, 1, 1)") in atlas.plan.scores
+        assert ("(4, 1, 1)" if gives == "maps" else "sigmoid") in atlas.plan.scores
         return
     assert atlas.plan.scores == {"logits": "logits", "softmax": "probabilities"}[gives]
     with model.guard(), torch.no_grad():
@@ -729,3 +737,10 @@ def test_activations_that_are_not_finite_end_in_words(
     steps = build(model, Pictures(photos / "ant"), tmp_path / "out", k=2, threads=1, statistics=(keep,))
     with pytest.raises(InputError, match=rf"layer 'conv': channel 1 answers 00.png .* with {value}"):
         finish(steps)
+
+
+def test_a_network_whose_answer_is_not_finite_is_said_to_be_so(photos: Path, tmp_path: Path) -> None:
+    model = network()
+    with torch.no_grad():
+        model.network.get_parameter("fc.bias")[1] = torch.nan
+    assert "first in 'fc.bias'" in refused(photos, tmp_path / "out", model)

@@ -24,6 +24,7 @@ from .build import (
     differences,
     local,
     manifest,
+    opened,
     plain,
     unpacked,
 )
@@ -32,7 +33,7 @@ from .finish import DONE, FEATURES, PRINTS, STATE, finished
 from .plan import STATISTICS, Plan, plan
 from .second import Cells
 from .shards import Swept
-from .store import SCHEMA, Folder
+from .store import Folder
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Top:
 class Atlas:
     """A finished atlas, by its folder or URL.
 
-    Raises `InputError` for a folder that holds none, or one that is not finished.
+    Raises `InputError` for a folder that holds none, one of another layout, or one that is not finished.
     """
 
     def __init__(self, folder: str | Path | Folder) -> None:
@@ -68,21 +69,8 @@ class Atlas:
                 "a folder made by `cutaway atlas build`",
                 f"cutaway atlas build photos/ --model squeezenet1_1 -o {self.folder}",
             )
-        self.about: dict[str, Any] = self.folder.json(MANIFEST)
-        try:
-            version = self.about["schema_version"]
-            self.plan = Plan.from_dict(self.about["plan"])
-            complete = {"fingerprint", "sources", "classes"} <= {
-                *self.about["data"]
-            } and "model" in self.about
-        except (KeyError, TypeError, AttributeError):
-            version, complete = SCHEMA, False
-        if version != SCHEMA or not complete:
-            raise InputError(
-                f"{self.folder}/{MANIFEST} is damaged, or of version {version}",
-                f"version {SCHEMA}",
-                "another folder",
-            )
+        self.about = opened(self.folder)
+        self.plan = Plan.from_dict(self.about["plan"])
         if not self.folder.has(DONE):
             raise InputError(
                 f"the atlas in {self.folder} is not finished",

@@ -160,11 +160,11 @@ def begin(job: Job, about: dict[str, Any]) -> list[int]:
     """Claim the folder for this job; the numbers of the shards that are still to be done.
 
     Raises `InputError` for a folder that holds the atlas of another network, other pictures or another plan, saying
-    what differs, and for one that holds anything else.
+    what differs, for one that holds anything else, and what `opened` raises.
     """
     about = plain(about)
     if job.folder.has(MANIFEST):
-        differ = differences(job.folder.json(MANIFEST), about)
+        differ = differences(opened(job.folder), about)
         if differ:
             raise InputError(
                 f"{job.folder} holds another atlas: {'; '.join(differ)}",
@@ -181,12 +181,30 @@ def begin(job: Job, about: dict[str, Any]) -> list[int]:
     return [n for n in range(len(job.plan.shards(len(job.pictures)))) if shard_name(n) not in there]
 
 
+def opened(folder: Folder) -> dict[str, Any]:
+    """The manifest of an atlas. Raises `InputError` for one of another layout, and one that is damaged."""
+    about = folder.json(MANIFEST)
+    version = about.get("schema_version") if isinstance(about, dict) else None
+    if isinstance(version, int) and version != SCHEMA:
+        raise InputError(
+            f"the layout of {folder} has version {version}",
+            f"version {SCHEMA}, which this program reads and writes",
+            "build it again, in another folder",
+        )
+    try:
+        Plan.from_dict(about["plan"])
+        whole = version == SCHEMA and {"fingerprint", "sources", "classes", "count"} <= {*about["data"]}
+        whole &= {"fingerprint", "name"} <= {*about["model"]}
+        whole &= all(isinstance(about[name], dict) for name in ("data", "model", "preprocess", "versions"))
+    except (KeyError, TypeError, AttributeError):
+        whole = False
+    if not whole:
+        raise InputError(f"{folder}/{MANIFEST} is damaged", "a file as it was written", "another folder")
+    return dict(about)
+
+
 def differences(known: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """In words, where two manifests are not of one atlas."""
-    if known.get("schema_version") != now["schema_version"]:
-        return [
-            f"its layout has version {known.get('schema_version')}, this program's {now['schema_version']}"
-        ]
     found = []
     if known["model"]["fingerprint"] != now["model"]["fingerprint"]:
         one, other = known["model"], now["model"]

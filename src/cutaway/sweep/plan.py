@@ -158,12 +158,24 @@ def _scores(model: VisionModel, size: tuple[int, int]) -> str:
     noise = torch.rand(2, model.preprocess.pixel_channels, *size, generator=torch.Generator().manual_seed(0))
     with model.guard(), torch.inference_mode():
         given = model(noise.to(model.device, model.dtype)).float()
-    last = {model.layers.trace.nodes[value.node].name for value in model.layers.trace.output}
     if given.ndim != 2 or given.shape[1] < 2:
         return f"an output of shape {tuple(given.shape[1:])} for each picture"
-    if bool((given >= 0).all()) and bool(((given.sum(1) - 1).abs() < 1e-3).all()):
-        return PROBABILITIES
-    return "a yes or no of its own for each class (sigmoid)" if "sigmoid" in last else LOGITS
+    if bool(((given >= 0) & (given <= 1)).all()) and _ends_in_sigmoid(model):
+        return "a yes or no of its own for each class (sigmoid)"
+    share = bool((given >= 0).all()) and bool(((given.sum(1) - 1).abs() < 1e-3).all())
+    return PROBABILITIES if share else LOGITS
+
+
+def _ends_in_sigmoid(model: VisionModel) -> bool:
+    """Whether a sigmoid comes last, but for operators without weights that read one value: views, bounds."""
+    trace, left = model.layers.trace, list(model.layers.trace.output)
+    while left:
+        node = trace.nodes[left.pop().node]
+        if "sigmoid" in node.name:
+            return True
+        if node.owner is None and len(node.parents) == 1:
+            left += node.parents
+    return False
 
 
 def _usual(model: VisionModel) -> list[Layer]:

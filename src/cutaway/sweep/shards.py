@@ -125,10 +125,13 @@ def _rows(
 def _channels_last(model: VisionModel, pixels: Tensor) -> bool:
     """Whether the network takes pictures with channels last, which are faster, and answers them as it should.
 
-    Raises `MethodRefusedError` where even plain pictures answer differently alone and in company.
+    Raises `MethodRefusedError` where even plain pictures answer differently alone and in company, and `InputError`
+    for a network whose answer is not finite, saying where that was first seen.
     """
     # a lone picture stands beside its own mirror image
-    alone, pixels = model(pixels[:1]), torch.cat([pixels[:2], pixels[:1].flip(3)])
+    alone, first = model(pixels[:1]), pixels[:1]
+    model.check_finite(alone, first)
+    pixels = torch.cat([pixels[:2], first.flip(3)])
     for last in (True, False):
         try:
             laid = pixels.contiguous(memory_format=torch.channels_last) if last else pixels

@@ -191,8 +191,10 @@ def test_a_network_that_sees_grey_and_one_in_bfloat16_have_pages(photos: Path, t
     half.network.to(torch.bfloat16)
     for model, layer in ((grey, "0"), (half, "stem")):
         atlas = finish(build(model, Pictures(photos), tmp_path / model.name, k=3, threads=1))
-        page = unit_page(model, atlas, layer, 1)
+        alive = int(atlas.reducer(layer, "top").values[:, 0].argmax())
+        page = unit_page(model, atlas, layer, alive, profile=True)
         assert page[0].panels["pictures"].values.shape[1] == 3
+        assert any("no orientation" in note for note in page[0].notes) == (model is grey)
         page[0].save(tmp_path / f"{model.name}.png")
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from cutaway.core.errors import MethodRefusedError
+from cutaway.core.errors import MethodRefusedError, UsageError
 from cutaway.core.model import VisionModel
 from cutaway.sweep.atlas import Top
 
@@ -25,11 +25,12 @@ def changed(
     pictures : (k, 3, H, W) in [0, 1], those of `top` in its order.
 
     Names: "orientation index" (the mean of "turned 90" and so on), "symmetry index" (of "upside down" and "left and
-    right exchanged"), "shape index" (pixels shuffled). Nothing, and why, for a dead unit and an unknown field.
+    right exchanged"), "shape index" (pixels shuffled). Nothing, and why, for a dead unit, an unknown field and a
+    network of grey pictures.
     """
     try:
         found = profile(model, layer, channel, pictures, top.rows, top.cols, angles=ANGLES, wanted=len(top))
-    except MethodRefusedError as error:
+    except (MethodRefusedError, UsageError) as error:
         return {}, (f"no orientation, symmetry and shape index: {error.found}",)
     turned = {f"turned {angle:g}": lost for angle, lost in zip(ANGLES, found.turns, strict=True)}
     up, across = found.mirrors
