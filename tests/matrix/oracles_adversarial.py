@@ -89,7 +89,9 @@ def _(case: Case) -> None:
 
     def loss(v: np.ndarray) -> tuple[float, np.ndarray]:
         moved = torch.from_numpy(v).view_as(u).requires_grad_()
-        value = -torch.log1p(-case.plain.scores(moved).softmax(1)[0, target])
+        scores = case.plain.scores(moved)[0]
+        ahead = scores[target] - scores[torch.arange(len(scores)) != target].logsumexp(0)
+        value = torch.logaddexp(ahead.new_zeros(()), ahead)  # p may round to 1 on the way
         (g,) = torch.autograd.grad(value, moved)
         r = v - start
         return c * (r @ r) + float(value.detach()), 2 * c * r + g.numpy().ravel()
