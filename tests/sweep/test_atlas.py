@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
 import os
@@ -13,6 +14,7 @@ import time
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import duckdb
 import numpy as np
@@ -574,6 +576,33 @@ def test_a_folder_takes_one_build_at_a_time_and_a_dead_one_holds_nothing(
     assert (folder / ".lock").exists()  # what a killed process leaves
     built(photos, folder)
     assert files(folder) == files(Path(str(whole.folder)))
+
+
+UNLOCKED = """
+import errno, fcntl
+def flock(*_): raise OSError(errno.ENOSYS, "no locks here")
+fcntl.flock = flock
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows always has locks")
+@pytest.mark.filterwarnings("ignore:flock not supported")
+def test_a_dead_process_holds_nothing_where_there_are_no_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fcntl
+
+    trying = [sys.executable, "-c", UNLOCKED + HELD, str(tmp_path)]
+    assert subprocess.run(trying, stderr=subprocess.DEVNULL).returncode == -signal.SIGKILL
+    assert (tmp_path / ".lock").exists()
+    monkeypatch.setattr(fcntl, "flock", Mock(side_effect=OSError(errno.ENOSYS, "no locks here")))
+    with (
+        Folder(tmp_path).held(),
+        pytest.raises(InputError, match=f"process {os.getpid()} is at work"),
+        Folder(tmp_path).held(),
+    ):
+        pass
+    assert not (tmp_path / ".lock").exists()
 
 
 def test_tables_that_are_gone_are_written_again_and_what_is_broken_is_said(

@@ -66,18 +66,19 @@ class Folder:
             yield
             return
         try:
-            from filelock import FileLock, Timeout
+            from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
         except ImportError as error:
             raise missing("filelock", "atlas", "an atlas") from error
         path = self.local / LOCK
         try:
             self.local.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(path, timeout=0, thread_local=False)
+            lock: BaseFileLock = FileLock(path, timeout=0, thread_local=False)
             lock.acquire()
         except Timeout as error:
             holder = ""
-            with suppress(OSError, ValueError):  # Windows lets nobody read it
-                holder = path.read_text().strip()
+            with suppress(OSError, ValueError, IndexError):  # Windows lets nobody read it
+                words = path.read_text().strip()
+                holder = words if words.startswith("process") else f"process {words.split()[0]}"
             raise InputError(
                 f"{holder or 'another process'} is at work in {self}",
                 "a folder that no other run writes to",
@@ -90,7 +91,8 @@ class Folder:
         try:
             with suppress(OSError):
                 now = datetime.now().astimezone().isoformat(" ", "seconds")
-                path.write_text(f"process {os.getpid()} on {platform.node()}, since {now},\n")
+                if not isinstance(lock, SoftFileLock):  # which writes down itself whom to look for
+                    path.write_text(f"process {os.getpid()} on {platform.node()}, since {now},\n")
             yield
         finally:
             with suppress(OSError):  # while it is held; who waits for it looks whether it is still there
