@@ -1,5 +1,6 @@
 """Ascents that are told to stop, networks of few digits, scores of any size, and targets that ask for nothing clear."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,9 @@ from torch import nn
 import cutaway
 from cutaway.core.errors import InputError, UsageError
 from cutaway.core.progress import Enough, Progress
+from cutaway.core.readers import Unit
 from cutaway.methods.synthesis import wanted
+from cutaway.methods.synthesis.shaking import Movement
 
 from .test_feature_visualization import drawn, model, small
 
@@ -107,3 +110,27 @@ def test_networks_of_few_digits_are_drawn_in_more(name: str, dtype: torch.dtype)
 def test_targets_of_no_clear_pictures_are_refused(wrong: Any) -> None:
     with pytest.raises(UsageError):
         drawn(model(small()), wrong(), steps=2)
+
+
+def broad(net: nn.Module) -> cutaway.VisionModel:
+    """A network last seen with a picture of 20 x 36 pixels."""
+    m = cutaway.VisionModel(net, cutaway.Preprocess(), name="broad")
+    m.pixels(torch.zeros(3, 20, 36))
+    return m
+
+
+def test_pictures_that_are_broader_than_high() -> None:
+    m = broad(nn.Sequential(nn.Conv2d(3, 2, (3, 5)), nn.ReLU(), nn.Conv2d(2, 2, 1)))
+    (alone,) = drawn(m, cutaway.channel("2", 1), steps=3)
+    assert alone.values.shape == (3, 3, 5)
+    both = wanted.neurons(m, cutaway.channel("0", 1) + cutaway.channel("2", 0))
+    assert [(r.row, r.col) for _, r in both.target.terms if isinstance(r, Unit)] == [(9, 16), (9, 16)]
+    assert drawn(m, both.named, steps=3)[0].values.shape == (3, 20, 36)
+    found = m.explain(torch.rand(3, 20, 36), "feature_inversion", layer="0", steps=1)
+    assert any(f"{10 * (20 / 227) ** 2:.3g} at 0 (middle)" in note for note in found.notes)
+
+
+def test_a_quarter_turn_keeps_the_length_of_sides() -> None:
+    x = torch.rand(1, 3, 4, 8).double()
+    turned = Movement(angle=math.pi / 2)(x)[..., 2:6]
+    torch.testing.assert_close(turned, torch.rot90(x[..., 2:6], -1, (2, 3)), rtol=0, atol=1e-9)

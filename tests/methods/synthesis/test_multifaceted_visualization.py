@@ -166,6 +166,12 @@ def test_told_enough_once_it_draws_no_further() -> None:
     assert seen < 10
 
 
+def test_octaves_grow_by_a_tenth_from_the_networks_own_size() -> None:
+    sides: list[int] = []
+    drawn(Shown(), steps=1, watch=lambda s: sides.append(s.preview.shape[-1]) if "octave" in s.note else None)
+    assert sides == [round(SIDE * 1.1**k) for k in range(5)]
+
+
 def test_what_is_held_does_not_grow_with_the_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the pictures that a facet begins from are read twice."""
     data, read_again = Shown(), []
