@@ -103,23 +103,23 @@ def _(case: Case) -> None:
     assert found.evidence["fooled before rounding"] == fooled
 
 
-class Three:
-    """Three pictures without labels."""
+class Two:
+    """Two pictures without labels."""
 
     labels = None
-    names = ("0", "1", "2")
+    names = ("0", "1")
 
     def __init__(self, size: int) -> None:
-        self.pixels = torch.cat([picture(size, seed) for seed in (1, 2, 3)])
+        self.pixels = torch.cat([picture(size, seed) for seed in (1, 2)])
 
     def __len__(self) -> int:
-        return 3
+        return 2
 
     def photo(self, number: int) -> Photo:
         return read(self.pixels[number])
 
     def fingerprint(self, numbers: Any = None) -> str:
-        return "three"
+        return "two"
 
 
 def slopes(case: Case, u: Tensor, classes: Tensor) -> Tensor:
@@ -142,10 +142,10 @@ def rounded(u: Tensor, moved: Tensor, most: int) -> Tensor:
 
 @oracle("universal_perturbation")
 def _(case: Case) -> None:
-    """One step of the gradient of three pictures together, a tenth of the bound."""
-    three = Three(case.network.size)
-    u, bound = three.pixels, 10 / 255
-    found = case.run("universal_perturbation", given={DATA: three}, epochs=1, batch=3, held_out=0.0)
+    """One step of the gradient of two pictures together, a tenth of the bound."""
+    two = Two(case.network.size)
+    u, bound = two.pixels, 10 / 255
+    found = case.run("universal_perturbation", given={DATA: two}, epochs=1, batch=2, held_out=0.0)
     before = answers(case, u)
     right = bound / 10 * slopes(case, u, before).sum(0).sign()
     agree(found.values[0], right)
@@ -156,9 +156,9 @@ def _(case: Case) -> None:
 @oracle("attack_strength")
 def _(case: Case) -> None:
     """Within 16 levels: one step of the bound, and two of 1.25 of it."""
-    three, most = Three(case.network.size), 16
-    u, epsilon = three.pixels, most / 255
-    found = case.run("attack_strength", given={DATA: three}, levels=str(most), steps=2)
+    two, most = Two(case.network.size), 16
+    u, epsilon = two.pixels, most / 255
+    found = case.run("attack_strength", given={DATA: two}, levels=str(most), steps=2)
     before = answers(case, u)
     right = []
     for steps, size in ((1, epsilon), (2, 1.25 * epsilon)):
