@@ -134,3 +134,13 @@ def test_a_quarter_turn_keeps_the_length_of_sides() -> None:
     x = torch.rand(1, 3, 4, 8).double()
     turned = Movement(angle=math.pi / 2)(x)[..., 2:6]
     torch.testing.assert_close(turned, torch.rot90(x[..., 2:6], -1, (2, 3)), rtol=0, atol=1e-9)
+
+
+def test_each_class_of_a_further_portion_has_its_own_probability(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wanted, "MOST", 2)
+    m = model(small())
+    for k, got in enumerate(drawn(m, torch.arange(4), steps=2)):
+        (alone,) = drawn(m, k, steps=2)
+        assert got.evidence["probability when moved"] == pytest.approx(
+            alone.evidence["probability when moved"]
+        )
