@@ -22,6 +22,11 @@ def drawn_noise(case: Case) -> Tensor:
     return torch.randn(case.plain.u.shape, generator=random, dtype=torch.float64)
 
 
+def laid(u: Tensor) -> Tensor:
+    """In the layout the package asks in: in an even picture max pooling picks one of equals by it."""
+    return u.contiguous(memory_format=torch.channels_last)
+
+
 @oracle("class_visualization")
 def _(case: Case) -> None:
     """Three steps with momentum from the mean colour, in the network's input."""
@@ -31,7 +36,7 @@ def _(case: Case) -> None:
     for _ in range(3):
         z.requires_grad_()
         (g,) = torch.autograd.grad(
-            case.plain.raw_scores(z)[0, case.plain.target] - decay * z.square().sum(), z
+            case.plain.raw_scores(laid(z))[0, case.plain.target] - decay * z.square().sum(), z
         )
         v = mass * v + g
         z = (z + rate / (2 * decay) * v).detach()
@@ -70,7 +75,7 @@ def _(case: Case) -> None:
     for step in range(3):
         code.requires_grad_()
         u = torch.einsum("nk,kchw->nchw", code, pictures) / 2
-        (g,) = torch.autograd.grad(case.plain.scores(u)[0, case.plain.target], code)
+        (g,) = torch.autograd.grad(case.plain.scores(laid(u))[0, case.plain.target], code)
         code = (code + 0.3 * (1 - step / 3) * g / g.abs().mean()).detach() * 0.99
         code = code.clamp(0.1, 1)
     agree(found.values, torch.einsum("nk,kchw->chw", code, pictures) / 2)
