@@ -36,9 +36,7 @@ class Case:
     def run(self, method: str, *, given: Any = None, **options: Any) -> Any:
         """The method's result for the picture; raises `Refused` with the package's own words."""
         try:
-            work = explain(
-                self.model, METHODS[method], self.plain.u, self.plain.target, options, given=given
-            )
+            work = explain(self.model, METHODS[method], self.plain.u, self.plain.target, options, given=given)
             (found,) = finish(work)
         except CutawayError as error:
             raise Refused(error) from error

@@ -55,6 +55,6 @@ def _(case: Case) -> None:
     agree(found.values, shown[0])
     close(found.evidence[f"pixel error {name}"], float((shown - u).square().mean().sqrt()))
     with torch.no_grad():
-    # random EfficientNets answer to it so strongly that the last bits of the layout of memory show at 5e-8
+        # random EfficientNets answer to it so strongly that the last bits of the layout of memory show at 5e-8
         off = (case.plain.maps_of(shown) - wanted).norm() / wanted.norm()
     close(found.evidence[f"feature error {name}"], float(off), 1e-6)

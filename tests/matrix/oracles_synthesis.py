@@ -87,7 +87,10 @@ class Blend:
     name, code_size = "blend", 2
 
     def __init__(self, pictures: Tensor) -> None:
-        self.pictures, self.clip = pictures, (torch.full((2,), 0.1, dtype=torch.float64), torch.ones(2).double())
+        self.pictures, self.clip = (
+            pictures,
+            (torch.full((2,), 0.1, dtype=torch.float64), torch.ones(2).double()),
+        )
 
     def start(self, draws: int, random: torch.Generator) -> Tensor:
         return torch.full((draws, 2), 0.3, dtype=torch.float64)
