@@ -19,6 +19,7 @@ from cutaway.core.progress import Enough, finish
 from cutaway.core.run import explain
 from cutaway.methods import get
 from cutaway.methods.adversarial.adversarial_patch import Scene, one
+from cutaway.methods.adversarial.attention import centre
 from cutaway.methods.adversarial.balls import eight_bit
 from cutaway.methods.adversarial.conditions import Conditions, Drawn, folded_from, moved_from, places, taken
 from cutaway.methods.adversarial.printing import Mask, mask_of, non_printability, off_palette, printable
@@ -352,3 +353,36 @@ def test_masks_have_their_share_and_place() -> None:
     paper = two.cut(torch.zeros(1, 3, 40, 40))
     assert paper.shape == (1, 3, 20, 20)
     assert float(paper[0, 0, 10, 10]) == 1
+
+
+def test_where_it_looks_is_shown_of_a_patch_too() -> None:
+    model, x = curved(), middle(1, 8, 8)
+    (found,) = attack(model, "adversarial_patch", x, **STILL, steps=3, attention=True)
+    plain = model.explain(torch.from_numpy(found.panels["eight_bit"].values), "grad_cam")
+    right = centre(torch.from_numpy(plain.values)) - centre(
+        torch.from_numpy(model.explain(x[0], "grad_cam").values)
+    )
+    assert found.evidence["attention moved by pixels"] == pytest.approx(8 * float(right.norm()))
+    assert {"looks_before", "looks_after"} <= set(found.panels)
+
+
+@pytest.mark.parametrize("bound", [0.5, 0.03, 0.001])
+def test_its_8_bit_picture_keeps_the_bound_in_every_panel(bound: float) -> None:
+    model, x = curved(), middle(1, 8, 8)
+    options = STILL | {"size_weight": 0, "print_weight": 0, "steps": 9}
+    (found,) = attack(model, "adversarial_patch", x, bound=bound, **options)
+    assert found.evidence["levels"] == int(255 * bound) == round(255 * found.evidence["linf as 8-bit"])
+    for values, original in (
+        (found.panels["eight_bit"].values, x[0]),
+        (found.panels["patch"].values, x[0, :, 2:6, 2:6]),
+        (found.panels["scenes"].values, x),
+    ):
+        assert np.abs(np.rint(255 * values) - 255 * original.numpy()).max() <= 255 * bound
+    assert any("bound is 0.255 of one 8-bit level" in n for n in found.notes) == (bound == 0.001)
+
+
+def test_places_are_not_rounded_where_the_network_is_of_half_precision() -> None:
+    x = torch.rand(1, 3, 100, 100, generator=torch.Generator().manual_seed(0)).bfloat16()
+    read = taken(x, places((100, 100))[None], "border")
+    assert read.dtype is torch.bfloat16
+    assert float((read.float() - x.float()).abs().max()) < 1 / 255

@@ -18,7 +18,7 @@ from cutaway.data.folder import Pictures
 from cutaway.methods import get
 from cutaway.methods.adversarial.attack_strength import attack_strength
 
-from .nets import attack, curved, folder, middle
+from .nets import attack, curved, folder, linear, middle
 
 
 def curve(model: cutaway.VisionModel, data: Pictures, **options: Any) -> Any:
@@ -80,3 +80,24 @@ def test_told_to_stop_it_counts_the_pictures_seen(tmp_path: Path) -> None:
     assert "stopped after 2 of 6 pictures" in raw.notes
     each = attack(model, "fgsm", x[:2], None, epsilon=16 / 255)
     assert float(raw.values[0, 0, 2]) == pytest.approx(np.mean([f.evidence["fooled"] for f in each]))
+
+
+def test_pictures_that_no_gradient_reaches_are_told(tmp_path: Path) -> None:
+    model, x = linear(classes=3, size=192, factor=1e5), middle(4, 8, 8)
+    model.network.float()
+    found = curve(model, folder(tmp_path, x), levels="8")
+    assert not found.values.any()
+    assert found.evidence["pictures without a gradient"] == 4
+    assert any("gradient is zero everywhere in 4 of 4" in n for n in found.notes)
+    live = curve(curved(), folder(tmp_path, x), levels="8", attacks="fgsm")
+    assert live.evidence["pictures without a gradient"] == 0
+    assert not any("gradient" in n for n in live.notes)
+
+
+def test_told_to_stop_before_a_batch_is_done_it_has_nothing_to_tell(tmp_path: Path) -> None:
+    def at_once(step: Progress) -> None:
+        raise Enough
+
+    model = curved()
+    with model.guard(), pytest.raises(Enough):
+        finish(attack_strength(model, folder(tmp_path, middle(3, 8, 8)), attacks="fgsm"), at_once)

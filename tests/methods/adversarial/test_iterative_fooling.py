@@ -72,3 +72,27 @@ def test_a_score_that_is_off_is_refused_and_its_log_probability_climbed() -> Non
     assert caught.value.hint == "climbs='log_probability'"
     (found,) = attack(model, "iterative_fooling", x, None, toward="1", climbs="log_probability", steps=3)
     assert found.evidence["linf"] > 0
+
+
+def test_the_class_that_is_left_is_never_the_one_wanted() -> None:
+    model, x = curved(), middle(1, 8, 8)
+    with torch.no_grad():
+        order = model(x)[0].argsort().tolist()
+    (found,) = attack(model, "iterative_fooling", x, order[0], step=0.01)
+    assert found.evidence["wanted"] == f"{order[1]} {model.classes[order[1]]!r}"
+    flat = linear(classes=3)
+    with torch.no_grad():
+        flat.network.fc.weight.zero_()
+        flat.network.fc.bias.zero_()
+    with pytest.raises(MethodRefusedError, match="gradient is zero everywhere"):
+        attack(flat, "iterative_fooling", middle())
+
+
+def test_of_two_classes_the_wrong_one_is_no_success() -> None:
+    model, x = linear(classes=2), middle()
+    with torch.no_grad():
+        k = int(model(x)[0].argmin())
+    (found,) = attack(model, "iterative_fooling", x, k)
+    assert found.evidence["already wrong"] is True
+    assert found.evidence["fooled"] is None
+    assert found.evidence["steps"] == 0

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import cutaway
-from cutaway.core.errors import UsageError
+from cutaway.core.errors import MethodRefusedError, UsageError
 from cutaway.core.method import DATA
 from cutaway.core.progress import Enough, Progress, finish
 from cutaway.core.run import explain
@@ -19,6 +19,7 @@ from cutaway.methods import get
 from cutaway.methods.adversarial.balls import Ball
 from cutaway.methods.adversarial.universal_perturbation import fooled_share, universal_perturbation
 
+from ..nets import wrap
 from .nets import attack, curved, folder, linear, middle
 
 
@@ -149,3 +150,33 @@ def test_no_pictures_are_refused() -> None:
         finish(universal_perturbation(curved(), Nothing()))  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="without a set of pictures"):
         attack(curved(), "universal_perturbation", middle())
+
+
+@pytest.mark.parametrize("rule", ["gradient", "deepfool"])
+def test_a_network_that_no_pixel_moves_is_refused(tmp_path: Path, rule: str) -> None:
+    model = linear(classes=3)
+    with torch.no_grad():
+        model.network.fc.weight.zero_()
+    with pytest.raises(MethodRefusedError, match="gradient is zero everywhere"):
+        learn(model, folder(tmp_path, middle(4)), rule=rule)
+
+
+class Shut(torch.nn.Module):
+    """A linear network that answers pictures of a first number below 0.2 by the bias alone."""
+
+    def __init__(self, whole: torch.nn.Module) -> None:
+        super().__init__()
+        self.whole = whole
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.whole(x * (x.flatten(1)[:, :1, None, None] > 0.2))
+
+
+def test_one_picture_without_a_gradient_stops_no_other(tmp_path: Path) -> None:
+    model, x = linear(classes=5), middle(2)
+    model = wrap(Shut(model.network))
+    x[0] = 0
+    options = {"rule": "deepfool", "epsilon": 1.0, "held_out": 0, "epochs": 1}
+    raw = learn(model, folder(tmp_path, x), **options)
+    (near,) = attack(model, "deepfool", x[1:])
+    np.testing.assert_allclose(raw.values[0, 0], near.values - x[1].numpy(), atol=1e-12)

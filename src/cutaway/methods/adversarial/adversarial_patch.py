@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 import torch
@@ -18,6 +18,7 @@ from .balls import Ball, eight_bit, within
 from .conditions import Conditions, Drawn, folded_from, moved_from, places, taken
 from .goal import Attention, Goal, Loss, Survival, Toward, goal_of, named, refuse_flat
 from .judged import judged, seen
+from .levels import too_small
 from .printing import Mask, mask_of, non_printability, off_palette, printable
 
 SHOWN = 8
@@ -87,7 +88,7 @@ def adversarial_patch(
     (RP2), by bilinear reading, and multiplies its light; `fold` bends the patch before that by a thin-plate spline. The
     defaults of lambda, rate and bound are RP2's; bound=1 and start="grey" give a patch of any colour. All pictures of
     a batch meet the same conditions, which are drawn evenly.
-    Judged on fresh conditions with the patch in whole 8-bit levels, and the scene too: the share that is fooled, and
+    Judged on fresh conditions with the patch in whole 8-bit levels within `bound`, and the scene too: the share that is fooled, and
     beside it the share that the same conditions turn without any patch. Told to stop, it is judged as it stands.
     Cost: steps x samples backward passes, and 2 trials forward passes. Raises `UsageError` for a patch that reaches
     beyond the picture, `InputError` for a palette that cannot be read, and `MethodRefusedError` where the gradient is
@@ -106,7 +107,7 @@ def adversarial_patch(
     conditions = Conditions(rotation, scale, shift, light, fold)
     mask = mask_of((x.shape[2], x.shape[3]), shape, row, column, share)
     goal = goal_of(model, x, target, toward)
-    scene = Scene(x, mask, conditions, moves == "picture")
+    scene, ball = Scene(x, mask, conditions, moves == "picture"), Ball("linf", bound)
     where = mask.where.to(x.device)
     d = torch.zeros_like(x) if start == "picture" else where * (128 / 255 - x)
     d = d.clamp(-bound, bound)
@@ -132,27 +133,25 @@ def adversarial_patch(
             break
     worn = scene.worn(x + d)
     with torch.no_grad():
-        facts, strip = _trials(goal, scene, eight_bit(x, worn), trials)
-        facts |= {
-            "steps": taken_steps,
-            "pixels of the patch": int(mask.where.sum()),
-            "mean distance to a printable colour": off_palette(worn, mask.where, colours),
-        }
-        raw = judged(
-            goal, x, worn, ball=Ball("linf", 1.0), survival=survival, attention=attention, evidence=facts
-        )
-    panels = dict(raw.panels)
-    panels["patch"] = RawPanel("the patch, to be printed", seen(mask.cut(eight_bit(x, worn))), "picture")
-    panels["scenes"] = strip
-    return Raw(
-        raw.values,
-        raw.signed,
-        raw.unit,
-        evidence=raw.evidence,
-        notes=raw.notes,
-        panels=panels,
-        extra=raw.extra,
+        whole = eight_bit(x, worn, ball)
+        facts, strip = _trials(goal, scene, whole, trials)
+    facts |= {
+        "steps": taken_steps,
+        "pixels of the patch": int(mask.where.sum()),
+        "mean distance to a printable colour": off_palette(worn, mask.where, colours),
+    }
+    raw = judged(
+        goal,
+        x,
+        worn,
+        ball=ball,
+        survival=survival,
+        attention=attention,
+        evidence=facts,
+        notes=too_small(bound, "bound"),
     )
+    patch = RawPanel("the patch, to be printed", seen(mask.cut(whole)), "picture")
+    return replace(raw, panels={**raw.panels, "patch": patch, "scenes": strip})
 
 
 @dataclass(frozen=True)

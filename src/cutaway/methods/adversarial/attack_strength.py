@@ -48,22 +48,24 @@ def attack_strength(
 ) -> Steps[Raw]:
     """Share of the pictures that an attack turns within each bound on the largest change of a pixel.
 
-    Gives one line an attack, (attacks, 1 + bounds), over 0 and the bounds. The class to be left is the picture's label where the
-    data has one, else the class predicted; pictures that are wrong from the start are left out and counted apart.
+    Gives one line an attack, (attacks, 1 + bounds), over 0 and the bounds. The class to be left is the picture's label
+    where the data has one, else the class predicted; pictures that are wrong from the start are left out and counted
+    apart.
     FGSM takes one step of the bound, PGD `steps` of 2.5 bound / steps from the picture itself, without a random start,
     both up the cross-entropy; fooled means the 8-bit picture, which keeps the bound. A picture whose gradient is zero
-    stays as it is and counts as not fooled. Told to stop, it counts the pictures seen so far.
-    Cost: 1 + `steps` backward passes a picture and bound. Raises `UsageError` for bounds that are no rising numbers
-    above 0 up to 255, for a network without classes, and where no picture is right from the start.
+    stays as it is and counts as not fooled; how many did is told. Told to stop, it counts the batches done so far.
+    Cost: 1 + `steps` backward passes a picture and bound, and one a picture. Raises `UsageError` for bounds that are
+    no rising numbers above 0 up to 255, for a network without classes, and where no picture is right from the start.
     """
     bounds = [0.0, *_bounds(levels)]
     kinds: tuple[str, ...] = ("fgsm", "pgd") if attacks == "both" else (attacks,)
     fooled = np.zeros((len(kinds), len(bounds)))
-    counted = left_out = 0
+    counted = left_out = flat = 0
     points = len(bounds) * len(kinds)
     try:
         for part in batches(model, data, range(len(data)), batch, workers=0):
             x, goal = _right(model, part.pixels, part.labels)
+            untouched = int((goal.gradient(x)[0].flatten(1) == 0).all(1).sum()) if len(x) else 0
             turned, before = np.zeros_like(fooled), counted + left_out
             for (a, kind), (i, bound) in product(enumerate(kinds), enumerate(bounds)):
                 if len(x):
@@ -71,9 +73,11 @@ def attack_strength(
                 done = before * points + (a * len(bounds) + i + 1) * len(part.pixels)
                 yield Progress(done, len(data) * points, note=f"{kind}, bound {bound:g}/255")
             fooled, counted = fooled + turned, counted + len(x)
+            flat += untouched
             left_out += len(part.pixels) - len(x)
     except Enough:
-        pass
+        if not counted + left_out:
+            raise
     if not counted:
         raise UsageError(
             f"none of {left_out} pictures that the network gets right",
@@ -84,11 +88,20 @@ def attack_strength(
     notes: tuple[str, ...] = () if seen == len(data) else (f"stopped after {seen} of {len(data)} pictures",)
     if left_out:
         notes += (f"{left_out} of {seen} pictures were wrong from the start and are left out",)
+    if flat:
+        notes += (
+            f"the gradient is zero everywhere in {flat} of {counted} pictures (saturated softmax?): they were not "
+            "attacked at all, and count as not fooled",
+        )
     return Raw(
         torch.from_numpy(fooled / counted)[None],
         signed=False,
         unit="share of pictures fooled",
-        evidence={"pictures counted": counted, "pictures wrong from the start": left_out},
+        evidence={
+            "pictures counted": counted,
+            "pictures wrong from the start": left_out,
+            "pictures without a gradient": flat,
+        },
         notes=notes,
         extra={
             "x": np.array(bounds),

@@ -73,9 +73,12 @@ def deepfool(
 
 
 def nearest(
-    goal: Goal, x: Tensor, overshoot: float = 0.02, classes: int = 10, steps: int = 50
+    goal: Goal, x: Tensor, overshoot: float = 0.02, classes: int = 10, steps: int = 50, *, refuse: bool = True
 ) -> Steps[tuple[Tensor, Tensor]]:
-    """The change (N, C, H, W) with its overshoot, not clipped, and how many steps each picture took (N,)."""
+    """The change (N, C, H, W) with its overshoot, not clipped, and how many steps each picture took (N,).
+
+    Where the score differences have no gradient it raises `MethodRefusedError`, or goes no further unless `refuse`.
+    """
     total, taken = torch.zeros_like(x), torch.zeros(len(x), dtype=torch.int64)
     yield Progress(0, steps, note="linearisations")
     rivals = _rivals(goal, x, classes)
@@ -87,7 +90,7 @@ def nearest(
         waiting = ~own.reached(read.detach())
         if not bool(waiting.any()):
             break
-        r = _to_boundary(own, now, read, None if rivals is None else rivals[active], waiting)
+        r = _to_boundary(own, now, read, None if rivals is None else rivals[active], waiting, refuse)
         active = active[waiting]
         total[active] += r[waiting]
         taken[active.cpu()] += 1
@@ -104,7 +107,9 @@ def _rivals(goal: Goal, x: Tensor, classes: int) -> Tensor | None:
     return scores.topk(min(classes, scores.shape[1]) - 1).indices
 
 
-def _to_boundary(goal: Goal, now: Tensor, read: Tensor, rivals: Tensor | None, waiting: Tensor) -> Tensor:
+def _to_boundary(
+    goal: Goal, now: Tensor, read: Tensor, rivals: Tensor | None, waiting: Tensor, refuse: bool
+) -> Tensor:
     """The step r to the nearest linearised boundary, (N, C, H, W)."""
     if rivals is None:
         gaps = -read[:, None]
@@ -122,5 +127,6 @@ def _to_boundary(goal: Goal, now: Tensor, read: Tensor, rivals: Tensor | None, w
         best = torch.where(nearer, distance, best)
         step = w * along(gaps[:, k].detach().abs() / torch.where(size > 0, size, 1) ** 2, w)
         r = torch.where(along(nearer, r), step, r)
-    refuse_flat(torch.where(along(waiting & best.isinf(), r), 0, 1 + r.abs()), goal, "another target")
+    if refuse:
+        refuse_flat(torch.where(along(waiting & best.isinf(), r), 0, 1 + r.abs()), goal, "another target")
     return r.detach()

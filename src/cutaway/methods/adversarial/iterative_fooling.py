@@ -34,7 +34,9 @@ def iterative_fooling(
     x: Tensor,
     target: Target,
     *,
-    toward: Annotated[str | None, "class wanted, by name or number; none: the least likely one"] = None,
+    toward: Annotated[
+        str | None, "class wanted, by name or number; none: the least likely of the others"
+    ] = None,
     start: Annotated[
         Literal["picture", "noise", "grey"], "what is changed: the picture, noise, or mid-grey"
     ] = "picture",
@@ -55,7 +57,8 @@ def iterative_fooling(
     """The picture climbed up the score of a wanted class until its 8-bit picture is predicted as that class.
 
     Gives the adversarial picture (3, H, W) in [0, 1], in pixel space: x <- clip(x + step dS/dx / rms(dS/dx)), S the
-    score before softmax or its log-probability. Without `toward`, the class that is least likely at the start.
+    score before softmax or its log-probability. Without `toward`, of the classes but the
+    target's the one that is least likely at the start.
     "noise" is even over [0, 1], the same for every picture of a batch, "grey" is 0.5; both are rounded to 8 bits, and
     the original of the result is that start. A target that is no class is lowered until it is no longer above zero.
     Cost: a backward pass a step, and a forward pass more where the class is reached. Raises `MethodRefusedError`
@@ -110,7 +113,7 @@ def _start(x: Tensor, start: str) -> Tensor:
 
 
 def _goal(model: VisionModel, x: Tensor, target: Target, toward: str | None, start: str) -> Goal:
-    """The wanted class, given or the least likely; for a start of its own the class seen there is left."""
+    """The wanted class, given or the least likely of the others; for a start of its own the class seen there is left."""
     if start != "picture":
         with torch.no_grad():
             scores = class_scores(model, x)
@@ -119,8 +122,9 @@ def _goal(model: VisionModel, x: Tensor, target: Target, toward: str | None, sta
     goal = goal_of(model, x, target, toward)
     if goal.toward is not None or not goal.of_classes:
         return goal
+    assert goal.leave is not None
     with torch.no_grad():
-        least = goal.read(x).argmin(1)
+        least = goal.read(x).scatter(1, goal.leave[:, None], torch.inf).argmin(1)
     return Goal(model, goal.leave, least)
 
 

@@ -44,7 +44,7 @@ def judged(
         if ball is None:
             whole, factor = _enlarged(goal, x, adversarial, goal.reached(after), whole)
         rounded = goal.read(whole)
-        already = goal.reached(before) if goal.toward is None else torch.zeros(len(x), dtype=torch.bool)
+        already = goal.reached(before)
         levels = (255 * (whole.double() - eight_bit(x, x).double())).round()
         facts: dict[str, Any] = {
             "fooled": _unless(goal.reached(rounded), already),

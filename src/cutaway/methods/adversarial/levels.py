@@ -11,7 +11,7 @@ Epsilon = Annotated[
 ]
 
 
-def too_small(epsilon: float) -> tuple[str, ...]:
+def too_small(epsilon: float, name: str = "epsilon") -> tuple[str, ...]:
     """The note for a bound that no 8-bit picture can use.
 
     >>> too_small(1 / 255), too_small(0.003)
@@ -21,5 +21,5 @@ def too_small(epsilon: float) -> tuple[str, ...]:
     if levels > 1 - 1e-9:
         return ()
     return (
-        f"epsilon is {levels:.3g} of one 8-bit level: rounded to whole levels within it, nothing is changed",
+        f"{name} is {levels:.3g} of one 8-bit level: rounded to whole levels within it, nothing is changed",
     )

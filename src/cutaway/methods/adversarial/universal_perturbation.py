@@ -19,7 +19,7 @@ from cutaway.data.folder import PictureSource
 
 from .balls import Ball, NormName, eight_bit, within
 from .deepfool import nearest
-from .goal import Goal, class_scores, named
+from .goal import Goal, class_scores, named, refuse_flat
 from .judged import seen
 from .levels import Epsilon, too_small
 
@@ -72,7 +72,8 @@ def universal_perturbation(
     pictures learned from and for the held-out ones, which the stop does not look at. The drawing amplifies v: its
     largest change is black or white. Told to stop, it is judged as it stands.
     Cost: a backward pass a picture and pass, or those of DeepFool, and two forward passes a picture for each judging.
-    Raises `UsageError` for no pictures or pictures of several sizes, and for a network without classes.
+    Raises `UsageError` for no pictures or pictures of several sizes, and for a network without classes, and
+    `MethodRefusedError` where the gradient of every picture is zero everywhere.
     """
     if not len(data):
         raise UsageError("no pictures", "pictures to learn from", "another folder")
@@ -98,6 +99,7 @@ def universal_perturbation(
                     epoch * len(learn) + done, epochs * len(learn), note=f"fooled {fooled} of {done}"
                 )
             assert v is not None
+            refuse_flat(v, Goal(model, clean), "another network, or rule='deepfool'")
             rates.append((yield from fooled_share(model, data, learn, v, ball, batch)))
             if rates[-1] >= 1 - delta:
                 break
@@ -189,7 +191,7 @@ def _follow(
         there = bool(goal.reached(goal.read((x + v).clamp(0, 1)))[0])
     if there:
         return v, 1
-    change, _ = finish(nearest(goal, (x + v).clamp(0, 1), overshoot, steps=10))
+    change, _ = finish(nearest(goal, (x + v).clamp(0, 1), overshoot, steps=10, refuse=False))
     return ball_only(v + change, ball), 0
 
 
