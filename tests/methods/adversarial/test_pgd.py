@@ -133,3 +133,11 @@ def test_towards_a_class_only_that_class_is_success() -> None:
             assert found.evidence["fooled"] is there
             outcomes.add(there)
     assert outcomes == {True, False}
+
+
+def test_a_length_below_one_level_is_said_to_change_nothing() -> None:
+    (found,) = attack(curved(), "pgd", middle(1, 8, 8), norm="l2", radius=0.9 / 255)
+    assert found.evidence["levels"] == 0
+    assert any("radius is 0.9 of one 8-bit level" in n for n in found.notes)
+    (found,) = attack(curved(), "pgd", middle(1, 8, 8), norm="l2", radius=0.5)
+    assert not any("level" in n for n in found.notes)

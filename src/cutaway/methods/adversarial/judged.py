@@ -34,9 +34,9 @@ def judged(
 
     `values` is the adversarial picture in the attack's own numbers; what counts is its 8-bit picture, which keeps to
     the ball. Where rounding undoes the change of an attack without a ball, the change is enlarged by the least
-    1.25^k that survives it, and the evidence says how much. A picture that had another class than the one to be left
-    is already wrong, and not counted as fooled. Three forward passes, a batch each, six more with `survival`, and up to 24
-    for the factor.
+    1.25^k that survives it, and the evidence says how much. A picture that was where the attack wants it before, such
+    as one that had another class than the one to be left, is already wrong, and not counted as fooled. Three forward
+    passes, a batch each, six more with `survival`, and up to 24 for the factor.
     """
     with torch.no_grad():
         before, after = goal.read(x), goal.read(adversarial)

@@ -12,7 +12,7 @@ Epsilon = Annotated[
 
 
 def too_small(epsilon: float, name: str = "epsilon") -> tuple[str, ...]:
-    """The note for a bound that no 8-bit picture can use.
+    """The note for a bound, on the largest change or on its length, that no 8-bit picture can use.
 
     >>> too_small(1 / 255), too_small(0.003)
     ((), ('epsilon is 0.765 of one 8-bit level: rounded to whole levels within it, nothing is changed',))

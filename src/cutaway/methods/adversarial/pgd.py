@@ -104,7 +104,7 @@ def pgd(
         survival=survival,
         attention=attention,
         evidence={"bound": ball.radius, "step": size, "backward passes": steps * restarts},
-        notes=too_small(epsilon) if norm == "linf" else (),
+        notes=too_small(ball.radius, "epsilon" if norm == "linf" else "radius"),
     )
 
 

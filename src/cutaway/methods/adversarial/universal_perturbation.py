@@ -114,7 +114,7 @@ def universal_perturbation(
     if judge and apart is None:  # told to stop: judged without a further step
         apart = finish(fooled_share(model, data, judge, v, ball, batch))
     shown, said = _examples(model, data, (judge or learn)[:SHOWN], v, ball)
-    notes = too_small(epsilon) if norm == "linf" else ()
+    notes = too_small(ball.radius, "epsilon" if norm == "linf" else "radius")
     if not judge:
         notes += ("no pictures are kept for judging: the rate is of those it learned from",)
     return Raw(
