@@ -74,6 +74,8 @@ def test_dream_draws_classes_and_units_and_says_what_was_reached(here: Path) -> 
         (["dream", *CIFAR, "noise.png", "noise.png", "-o", "two.gif"], 2, "of 2 results"),
         (["attack", "noise.png", *CIFAR, "--toward", "catt"], 4, "nearest: cat"),
         (["attack", "noise.png", *CIFAR, "--method", "deepfool", "--toward", "cat"], 2, "aim at a class"),
+        (["attack", *CIFAR], 2, "pgd without a picture"),
+        (["dream", *CIFAR, "--method", "deep_dream"], 2, "deep_dream without a picture"),
     ],
 )
 def test_bad_input_is_said_and_writes_nothing(here: Path, words: list[str], code: int, said: str) -> None:

@@ -148,6 +148,13 @@ class Job:
     def _jobs(self) -> list[_One]:
         from cutaway.core.method import IMAGE, TARGET
 
+        for ask in self.asked:
+            if IMAGE in ask.method.needs and not self.images:
+                raise UsageError(
+                    f"{ask.method.name} without a picture",
+                    "one or more pictures",
+                    f"cutaway {self.command} photo.jpg",
+                )
         return [
             _One(ask, image, goal)
             for ask in self.asked
