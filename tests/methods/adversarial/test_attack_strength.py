@@ -101,3 +101,12 @@ def test_told_to_stop_before_a_batch_is_done_it_has_nothing_to_tell(tmp_path: Pa
     model = curved()
     with model.guard(), pytest.raises(Enough):
         finish(attack_strength(model, folder(tmp_path, middle(3, 8, 8)), attacks="fgsm"), at_once)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_steps_are_as_long_as_those_of_pgd(tmp_path: Path, steps: int) -> None:
+    model, x = curved(), middle(24, 8, 8)
+    found = curve(model, folder(tmp_path, x), attacks="pgd", levels="2,4,8", steps=steps)
+    for bound, share in zip(found.x[1:], found.values[0, 1:], strict=True):
+        each = attack(model, "pgd", x, None, epsilon=float(bound) / 255, steps=steps, random_start=False)
+        assert share == pytest.approx(np.mean([f.evidence["fooled"] for f in each]))

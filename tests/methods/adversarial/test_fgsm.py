@@ -15,6 +15,7 @@ from cutaway.methods.adversarial.attention import centre, spearman
 from cutaway.methods.adversarial.balls import Ball, eight_bit
 from cutaway.methods.adversarial.survival import blur, jpeg, shift
 
+from ..nets import wrap
 from .nets import attack, curved, linear, middle, rows
 
 EPSILON = 8 / 255
@@ -235,3 +236,12 @@ def test_what_rounding_undoes_is_no_success() -> None:
     assert found.evidence["fooled before rounding"] is True
     assert found.evidence["fooled"] is False
     assert "rounding to 8 bits undoes 1 of 1" in found.notes
+
+
+def test_scores_at_several_places_are_summed() -> None:
+    net = torch.nn.Conv2d(3, 2, 4, stride=2, bias=False)
+    model, x = wrap(net), middle(1, 8, 8)
+    with torch.no_grad():
+        scores = model(x).flatten(2).sum(2)[0]
+    (found,) = attack(model, "fgsm", x, epsilon=EPSILON)
+    assert found.evidence["confidence before"] == pytest.approx(float(scores.softmax(0).max()), rel=1e-12)

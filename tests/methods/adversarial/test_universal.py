@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 import cutaway
@@ -180,3 +181,29 @@ def test_one_picture_without_a_gradient_stops_no_other(tmp_path: Path) -> None:
     raw = learn(model, folder(tmp_path, x), **options)
     (near,) = attack(model, "deepfool", x[1:])
     np.testing.assert_allclose(raw.values[0, 0], near.values - x[1].numpy(), atol=1e-12)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_the_gradient_rule_is_the_loop_of_the_paper(tmp_path: Path, norm: str) -> None:
+    """Batches in an order drawn anew, losses cut at 9, steps of a tenth of the bound that shrink to a fortieth."""
+    model, x = linear(classes=4, factor=40.0), middle(8)
+    bound, epochs = {"linf": 0.1, "l2": 0.5}[norm], 3
+    options = {"norm": norm, "epsilon": bound, "radius": bound, "epochs": epochs, "batch": 3, "delta": 0.0}
+    raw = learn(model, folder(tmp_path, x), **options, held_out=0)
+    assert raw.evidence["passes"] == epochs
+    with torch.no_grad():
+        clean = model(x).argmax(1)
+    torch.manual_seed(0)
+    v = torch.zeros(1, 3, 5, 4, dtype=torch.float64)
+    cut = 0
+    for epoch in range(epochs):
+        for part in torch.randperm(8).split(3):
+            v.requires_grad_()
+            losses = F.cross_entropy(model(x[part] + v), clean[part], reduction="none")
+            cut += int((losses > 9).sum())
+            (g,) = torch.autograd.grad(losses.clamp(max=9).sum(), v)
+            way = g.sign() if norm == "linf" else g / g.norm().clamp(min=1e-300)
+            v = (v + bound / 10 * 0.25 ** (epoch / epochs) * way).detach()
+            v = v.clamp(-bound, bound) if norm == "linf" else v * min(1.0, bound / float(v.norm()))
+    assert cut > 0
+    np.testing.assert_allclose(raw.values[0, 0], v[0], atol=1e-12)
