@@ -204,6 +204,8 @@ def test_conditions_keep_their_ranges_and_nothing_moves_without_them() -> None:
         assert low <= float(values.min()) < low + 0.01 * span
         assert high - 0.01 * span < float(values.max()) <= high
         assert abs(float(values.mean()) - (low + high) / 2) < 0.03 * span
+    apart = torch.corrcoef(torch.stack([scales, angles, drawn.shift[:, 0], drawn.shift[:, 1], drawn.gain]))
+    assert float((apart - torch.eye(5)).abs().max()) < 0.1
     spread = drawn.fold.reshape(-1, 2).std(0)
     np.testing.assert_allclose(spread, [0.5, 0.25], rtol=0.03)
     still = Conditions().draw(3, (8, 8), (4, 4))
@@ -386,3 +388,14 @@ def test_places_are_not_rounded_where_the_network_is_of_half_precision() -> None
     read = taken(x, places((100, 100))[None], "border")
     assert read.dtype is torch.bfloat16
     assert float((read.float() - x.float()).abs().max()) < 1 / 255
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_no_light_is_brighter_than_white(whole: bool) -> None:
+    x, p = middle(1, 8, 8), middle(1, 8, 8, seed=9)
+    still = Conditions().draw(1, (8, 8), (4, 4))
+    scene = Scene(x, corner(), Conditions(light=1.0), whole)
+    lit = scene.seen(p, Drawn(still.turn, still.shift, torch.full((1,), 2.0).double(), still.fold))
+    right = (2 * scene.worn(p)).clamp(0, 1) if whole else torch.where(corner().where, (2 * p).clamp(0, 1), x)
+    np.testing.assert_allclose(lit, right, atol=1e-12)
+    assert float(lit.max()) == 1

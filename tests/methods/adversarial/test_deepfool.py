@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -87,6 +89,8 @@ def test_what_rounding_undoes_is_said_with_the_factor_that_survives() -> None:
     model.network.fc.bias.data[k] -= (f[k] - f[1 - k]) - 0.2 / 255 * n.norm()  # a fifth of a level away
     (found,) = attack(model, "deepfool", x, k)
     factor = found.evidence["times for 8 bits"]
+    power = math.log(factor, 1.25)
+    assert power == pytest.approx(round(power))
     assert factor > 1
     assert found.evidence["fooled"] is True
     with torch.no_grad():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -88,3 +90,11 @@ def test_its_picture_is_where_length_and_loss_hold_each_other() -> None:
     np.testing.assert_allclose(
         2 * found.evidence["c"] * r, torch.sigmoid(f[k] - f[1 - k]) * n, atol=2e-4 * float(n.norm())
     )
+
+
+def test_weights_are_halved_on_a_logarithmic_scale() -> None:
+    model, x = curved(), middle(3, 8, 8)
+    found = attack(model, "lbfgs_attack", x, searches=2)
+    quarters = [4 * math.log10(f.evidence["c"]) for f in found]
+    assert quarters == pytest.approx([round(q) for q in quarters])
+    assert any(round(q) % 4 for q in quarters)

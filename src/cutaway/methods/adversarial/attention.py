@@ -64,8 +64,8 @@ def _map(goal: Goal, x: Tensor) -> Tensor:
 def centre(heat: Tensor) -> Tensor:
     """Centre of mass (row, column) as shares of height and width; NaN for a map that is zero.
 
-    >>> centre(torch.tensor([[0.0, 0.0], [0.0, 2.0]])).tolist()
-    [0.75, 0.75]
+    >>> centre(torch.tensor([[0.0, 0.0], [2.0, 0.0]])).tolist()
+    [0.75, 0.25]
     """
     heat = heat.double().cpu()
     places = [(torch.arange(n, dtype=torch.float64) + 0.5) / n for n in heat.shape]
