@@ -118,6 +118,10 @@ def test_what_survives_is_asked_of_the_treated_pictures() -> None:
                 "a shift of 2 px": int(model(shift(whole)).argmax()) != clean,
             }
         assert {name: row["still fooled"] for name, row in found.evidence["survives"].items()} == right
+        treated = (jpeg(x[i : i + 1]), blur(x[i : i + 1]), shift(x[i : i + 1]))
+        with torch.no_grad():
+            kept = [int(model(u).argmax()) == clean for u in treated]
+        assert [row["original unmoved"] for row in found.evidence["survives"].values()] == kept
 
 
 def test_survival_is_asked_only_where_it_is_wanted() -> None:

@@ -141,3 +141,8 @@ def test_a_length_below_one_level_is_said_to_change_nothing() -> None:
     assert any("radius is 0.9 of one 8-bit level" in n for n in found.notes)
     (found,) = attack(curved(), "pgd", middle(1, 8, 8), norm="l2", radius=0.5)
     assert not any("level" in n for n in found.notes)
+
+
+def test_the_length_allowed_grows_with_the_root_of_the_numbers() -> None:
+    (found,) = attack(curved(), "pgd", middle(1, 8, 8), norm="l2", steps=1)
+    assert found.evidence["bound"] == pytest.approx(3 * 8 / 224)
