@@ -134,3 +134,19 @@ def _(case: Case) -> None:
         x = (x + (0.005 if octave == 4 else 0.01) * g / g.abs().mean()).clamp(0, 1)
     right = F.interpolate(x, (size, size), mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)
     agree(found.values, right[0], 1e-7)
+
+
+@oracle("feature_visualization")
+def _(case: Case) -> None:
+    """Three steps of Adam over pixels that lie still, the largest number of the first gradient taken for one."""
+    found = case.run("feature_visualization", space="pixels", steps=3, calm=1, rate=0.02)
+    x = (0.5 + 0.05 * drawn_noise(case)).clamp(0, 1).requires_grad_()
+    adam, largest = torch.optim.Adam([x], lr=0.02, maximize=True), None
+    for _ in range(3):
+        (g,) = torch.autograd.grad(case.plain.scores(laid(x))[0, case.plain.target], x)
+        largest = g.abs().max() if largest is None else largest
+        x.grad = g / largest
+        adam.step()
+        with torch.no_grad():
+            x.clamp_(0, 1)
+    agree(found.values, x[0], 1e-6)

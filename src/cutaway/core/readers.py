@@ -165,6 +165,12 @@ class Predicted(Reader):
         return Logit(index, {k: self.names[k] for k in index.tolist() if self.names})
 
     def read(self, values: Tensor) -> Tensor:
+        if values.ndim < 2:
+            raise UsageError(
+                f"the predicted class of scores of shape {tuple(values.shape)}",
+                "(pictures, classes)",
+                "a Target of your own",
+            )
         scores = values.flatten(2).sum(2) if values.ndim > 2 else values
         if not self.found:
             with torch._C.DisableTorchFunction():  # which class it is is no part of what modes watch
