@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
@@ -12,8 +13,10 @@ from cutaway.core.errors import InputError
 
 from .sketch import counts
 
-_CHUNK = 1 << 18
-"""Values squared at a time: their squares stay in the processor's cache, and their memory is used again."""
+_CHUNK = 1 << 20
+"""Values squared at a time: few calls, and their squares stay in the processor's cache."""
+
+_held = threading.local()
 
 
 class Seen:
@@ -111,7 +114,7 @@ class Seen:
             n, u, h, w = maps.shape
             last = not maps.is_contiguous()
             lines = maps.permute(0, 2, 3, 1).reshape(n, h * w, u) if last else maps.reshape(n, u, h * w)
-            wide = lines.to(torch.float64 if maps.device.type != "mps" else torch.float32, copy=True)
+            wide = _room(lines).copy_(lines)
             sums.append(_summed(wide, 1 if last else 2).cpu().double())
             squares.append(_summed(wide.square_(), 1 if last else 2).cpu().double())
         return torch.cat(sums), torch.cat(squares)
@@ -131,6 +134,16 @@ class Seen:
         """How many values of each unit fall into each bucket of the sketch, (u, buckets); raises as `lows` does."""
         _ = self.peaks, self.lows
         return counts(self.maps).cpu()
+
+
+def _room(lines: Tensor) -> Tensor:
+    """Memory for these lines in float64 (float32 on MPS), used again by the next: taking it anew is most of the time."""
+    kind = torch.float32 if lines.device.type == "mps" else torch.float64
+    held: Tensor | None = getattr(_held, "room", None)
+    if held is None or held.device != lines.device or held.dtype != kind or held.numel() < lines.numel():
+        with torch.inference_mode(mode=False):  # a tensor made inside could not be written to outside
+            held = _held.room = torch.empty(max(_CHUNK, lines.numel()), dtype=kind, device=lines.device)
+    return held[: lines.numel()].view(lines.shape)
 
 
 def _summed(lines: Tensor, axis: int) -> Tensor:
