@@ -104,14 +104,17 @@ class Ascent:
         second = torch.zeros_like(numbers) if self.stride.rule == "adam" else first
         unit = torch.zeros(len(numbers), device=numbers.device, dtype=numbers.dtype)
         dead = torch.zeros(len(numbers), dtype=torch.long)
+        shut = torch.zeros(len(numbers), dtype=torch.bool, device=numbers.device)
         values: list[Tensor] = []
+        last: Tensor | None = None
         for step in range(self.steps):
             try:
                 shown = None if step % EVERY else self.canvas.pixels(numbers).detach()
                 yield Progress(step, self.steps, shown, note)
             except Enough:
                 break
-            value, gradient, shut = self._slope(numbers, self._shaking(step).draw(random))
+            value, gradient, shut = self._slope(numbers, self._shaking(step).draw(random), shut, last)
+            last = value
             if step == 0:
                 with torch.no_grad():
                     self.canvas.model.check_finite(value, self.canvas.pixels(numbers))
@@ -159,15 +162,32 @@ class Ascent:
     def _shaking(self, step: int) -> Shake:
         return self.shake(step) if callable(self.shake) else self.shake
 
-    def _slope(self, numbers: Tensor, move: Movement) -> tuple[Tensor, Tensor, Tensor]:
-        """The values, their gradient, and which pictures are dead: gradient zero by the goal itself."""
-        value, gradient = _followed(lambda z: self.goal(_laid(move(self.canvas.pixels(z)))), numbers)
-        dead = (gradient.flatten(1) == 0).all(1)
-        if self.revive is not None and bool(dead.any()):
-            revive = self.revive
-            _, other = _followed(lambda z: revive(_laid(move(self.canvas.pixels(z))), dead), numbers)
-            gradient = torch.where(_per_row(dead, gradient), other, gradient)
-        return value, gradient, dead
+    def _slope(
+        self, numbers: Tensor, move: Movement, shut: Tensor, last: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The values, their gradient, and which pictures are dead: gradient zero by the goal itself.
+
+        Pictures that were dead (`shut`) are revived from the start; those whose value stays what it was (`last`) are
+        dead still.
+        """
+
+        def pixels(z: Tensor) -> Tensor:
+            return _laid(move(self.canvas.pixels(z)))
+
+        if self.revive is None:
+            value, gradient = _followed(lambda z: self.goal(pixels(z)), numbers)
+            return value, gradient, (gradient.flatten(1) == 0).all(1)
+        revive = self.revive
+        if last is None or not bool(shut.any()):
+            value, gradient = _followed(lambda z: self.goal(pixels(z)), numbers)
+        else:
+            value, gradient = _followed(lambda z: revive(pixels(z), shut), numbers)
+            shut = shut & (value == last)
+        new = ~shut & (gradient.flatten(1) == 0).all(1)
+        if bool(new.any()):
+            _, other = _followed(lambda z: revive(pixels(z), new), numbers)
+            gradient = torch.where(_per_row(new, gradient), other, gradient)
+        return value, gradient, shut | new
 
 
 def _followed(goal: Goal, numbers: Tensor) -> tuple[Tensor, Tensor]:

@@ -63,11 +63,16 @@ class Wanted:
         number before the unit's own ReLU, and where that is zero too, what other gates let through.
         """
 
+        leaks = torch.where(dead, LEAK, 0.0)
+
         def leaky(call: Call, signal: Tensor) -> tuple[Tensor | None, ...]:
-            (own,) = plain(call, signal)
+            if math.isinf(call.arguments["high"]):
+                own: Tensor | None = torch.ops.aten.threshold_backward(signal, call.inputs[0], 0)  # plain, but at once
+            else:
+                (own,) = plain(call, signal)
             if own is None or len(signal) != len(dead):
                 return (own,)
-            return (torch.where(dead.view(-1, *(1,) * (signal.ndim - 1)), own + LEAK * (signal - own), own),)
+            return (own.lerp_(signal, leaks.to(own).view(-1, *(1,) * (own.ndim - 1))),)
 
         with backward_rules({Family.RELU: leaky}, self.model.network):
             return self.values(pixels)
