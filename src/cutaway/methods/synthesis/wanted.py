@@ -20,8 +20,10 @@ from cutaway.methods.units.cropping import cropping
 
 LEAK = 0.01
 """Share of the gradient that a shut ReLU lets pass where a unit is dead."""
-HELD = 200e6
-"""Bytes of activations that the pictures moved together may hold: more is no faster."""
+HELD = 67e6
+"""Bytes of activations that the pictures moved together may hold on a processor: more leave its cache and are slower."""
+WIDER = 32
+"""An accelerator is given so many times that."""
 MOST = 32
 """Pictures moved together."""
 
@@ -93,14 +95,15 @@ class Wanted:
             yield replace(self, asked=self.named.take(rows), target=self.target.take(rows), rows=len(rows))
 
     def together(self) -> int:
-        """How many pictures to move together; the same on every machine."""
+        """How many pictures to move together; the same on every processor."""
         table = self.model.layers
         last = len(table.trace.nodes)
         if not self.target.reads_output:
             last = max(table.read_as(name).node for name in self.target.layers) + 1
         held = sum(math.prod(shape) for node in table.trace.nodes[:last] for shape in node.shapes)
         part = self.size[0] * self.size[1] / (table.trace.shape[-2] * table.trace.shape[-1])
-        return int(min(MOST, max(1, HELD / max(4 * held * part, 1))))
+        room = HELD if self.model.device.type == "cpu" else WIDER * HELD
+        return int(min(MOST, max(1, room / max(4 * held * part, 1))))
 
 
 def canvas_size(model: VisionModel) -> tuple[int, int]:
