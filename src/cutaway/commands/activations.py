@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .explain import (
-    OUTPUT,
-    QUESTION,
-    ClassesOption,
-    DeviceOption,
-    JsonOption,
-    ModelOption,
-    PreprocessOption,
-    WeightsOption,
-    explain,
-)
+from .explain import explain
+from .network import Network, networked
+from .options import QUESTION, ArraysOption, FigureOption, JsonOption, SettingsOption
 
 
+@networked()
 def activations(
     images: Annotated[list[str], typer.Argument(metavar="IMG...", help="Pictures, anything Pillow reads.")],
-    model: ModelOption,
-    weights: WeightsOption = None,
-    classes: ClassesOption = None,
-    preprocess: PreprocessOption = None,
-    device: DeviceOption = "auto",
+    *,
+    named: Network,
     layers: Annotated[
         str | None,
         typer.Option(
@@ -39,30 +28,9 @@ def activations(
             "--first", help="Picture, first-layer filters and their maps.", rich_help_panel=QUESTION
         ),
     ] = False,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="METHOD.OPTION=VALUE", help="An option of the method.", rich_help_panel=QUESTION
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "-o",
-            "--output",
-            metavar="OUT",
-            help="A report (.html), a figure (.png), or a folder of figures.",
-            rich_help_panel=OUTPUT,
-        ),
-    ] = None,
-    arrays: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="OUT.npz",
-            help="Raw float32 arrays, named <image number>/<image stem>/<method>.",
-            rich_help_panel=OUTPUT,
-        ),
-    ] = None,
+    settings: SettingsOption = None,
+    output: FigureOption = None,
+    arrays: ArraysOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Draw what layers answer to pictures: every map of each layer as a grid."""
@@ -72,11 +40,7 @@ def activations(
         given.append(f"{method}.{'layer' if first else 'layers'}={layers}")
     explain(
         images,
-        model,
-        weights,
-        classes,
-        preprocess,
-        device,
+        named=named,
         method=[method],
         settings=given,
         output=output,

@@ -13,11 +13,11 @@ from cutaway.core.progress import finish
 
 from .atlas_told import lacking, told
 from .console import bar, command_line, guarded, say
-from .explain import (
+from .network import AtlasModelOption, Network, PhotosOption, networked
+from .options import (
     QUESTION,
     JsonOption,
 )
-from .network import AtlasModelOption, Network, PhotosOption, networked
 from .outputs import check_outputs, write_page
 
 atlas = typer.Typer(
@@ -116,8 +116,6 @@ def build(
     from cutaway.sweep.plan import STATISTICS
 
     network = named.load()
-    for note in network.card.get("notes", ()):
-        say(f"{network.name}: {note}")
     pictures = Pictures(
         sources,
         labels=None if labels == "none" else labels,

@@ -9,23 +9,17 @@ import typer
 
 from cutaway.core.errors import UsageError
 
-from .dream import (
+from .network import Network, networked
+from .options import (
+    QUESTION,
     ArraysOption,
     DataOption,
-    MethodOption,
-    OutputOption,
+    JsonOption,
+    MadeByOption,
+    MadeOption,
     PreviewOption,
     SeedOption,
     SettingsOption,
-)
-from .explain import (
-    QUESTION,
-    ClassesOption,
-    DeviceOption,
-    JsonOption,
-    ModelOption,
-    PreprocessOption,
-    WeightsOption,
 )
 
 TITLE = "Where the network breaks"
@@ -35,17 +29,14 @@ LEAD = (
 )
 
 
+@networked()
 def attack(
     images: Annotated[
         list[str] | None, typer.Argument(metavar="IMG...", help="Pictures, anything Pillow reads.")
     ] = None,
     *,
-    model: ModelOption,
-    weights: WeightsOption = None,
-    classes: ClassesOption = None,
-    preprocess: PreprocessOption = None,
-    device: DeviceOption = "auto",
-    method: MethodOption = None,
+    named: Network,
+    method: MadeByOption = None,
     target: Annotated[
         str | None,
         typer.Option(
@@ -69,7 +60,7 @@ def attack(
     settings: SettingsOption = None,
     data: DataOption = None,
     seed: SeedOption = 0,
-    output: OutputOption = Path("attack.png"),
+    output: MadeOption = Path("attack.png"),
     preview: PreviewOption = None,
     arrays: ArraysOption = None,
     as_json: JsonOption = False,
@@ -91,7 +82,7 @@ def attack(
                 )
             ask.options["toward"] = ask.method.options({"toward": toward})["toward"]
     question = Question(target, None, unit)
-    network = opened(model, weights, classes, preprocess, device, images or [], asked)
+    network = opened(named, images or [], asked)
     question.check(network)
     wanted = None if question.predicted else question.ask(None, network.device)
     job = Job("attack", network, asked, images or [], [wanted], further(network, data), seed)

@@ -15,12 +15,12 @@ from cutaway.core.progress import finish
 
 from .console import bar, command_line, say
 from .dissect_outputs import print_found, print_json, save
-from .explain import (
-    OUTPUT,
+from .network import Network, networked
+from .options import (
     QUESTION,
     JsonOption,
+    TableOption,
 )
-from .network import Network, networked
 from .outputs import check_outputs
 
 if TYPE_CHECKING:
@@ -100,12 +100,7 @@ def dissect(
         ),
     ] = None,
     workers: Annotated[int, typer.Option(min=0, help="Threads that decode pictures.")] = 2,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "-o", "--output", metavar="OUT", help=".html, .png, .npz, .json.", rich_help_panel=OUTPUT
-        ),
-    ] = None,
+    output: TableOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Name units by the labelled concept they are where: network dissection, with a rotation as its control.
@@ -119,8 +114,6 @@ def dissect(
 
     source, said, name = _data(sources or [], labels, textures, unlabelled, pictures)
     network = named.load()
-    for note in network.card.get("notes", ()):
-        say(f"{network.name}: {note}")
     layers = [part.strip() for one in layer or [] for part in one.split(",") if part.strip()]
     if not layers:
         chosen, why = network.layers.suggest()

@@ -7,16 +7,18 @@ from typing import Annotated
 
 import typer
 
-from .explain import (
+from .network import Network, networked
+from .options import (
     NETWORK,
-    OUTPUT,
     QUESTION,
-    ClassesOption,
-    DeviceOption,
+    ArraysOption,
+    DataOption,
     JsonOption,
-    ModelOption,
-    PreprocessOption,
-    WeightsOption,
+    MadeByOption,
+    MadeOption,
+    PreviewOption,
+    SeedOption,
+    SettingsOption,
 )
 
 TITLE = "What the network draws"
@@ -25,74 +27,23 @@ LEAD = (
     "It shows what raises that number most, which is more than what the network met in photographs."
 )
 
-MethodOption = Annotated[
-    list[str] | None,
-    typer.Option(metavar="A,B", help="Joined by commas. See `cutaway methods`.", rich_help_panel=QUESTION),
-]
 TargetOption = Annotated[
     list[str] | None,
     typer.Option(
         metavar="CLASS", help="A class number or name; several times for several.", rich_help_panel=QUESTION
     ),
 ]
-SettingsOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", metavar="METHOD.OPTION=VALUE", help="An option of a method.", rich_help_panel=QUESTION
-    ),
-]
-SeedOption = Annotated[
-    int,
-    typer.Option(min=0, help="Of the random numbers; equal seeds draw equal bits.", rich_help_panel=QUESTION),
-]
-DataOption = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FOLDER",
-        help="Pictures, for methods that learn from many; class labels by folder or file name.",
-        rich_help_panel=QUESTION,
-    ),
-]
-ArraysOption = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="OUT.npz", help="Raw float32 arrays, named <number>/<what>/<method>.", rich_help_panel=OUTPUT
-    ),
-]
-PreviewOption = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="NOW.png",
-        help="Written over about once a second while the work goes on.",
-        rich_help_panel=OUTPUT,
-    ),
-]
 
 
-OutputOption = Annotated[
-    Path,
-    typer.Option(
-        "-o",
-        "--output",
-        metavar="OUT",
-        help="A figure (.png), a report (.html), frames (.gif), or a folder of figures.",
-        rich_help_panel=OUTPUT,
-    ),
-]
-
-
+@networked()
 def dream(
     images: Annotated[
         list[str] | None,
         typer.Argument(metavar="[IMG...]", help="Photographs, for methods that dream over one."),
     ] = None,
     *,
-    model: ModelOption,
-    weights: WeightsOption = None,
-    classes: ClassesOption = None,
-    preprocess: PreprocessOption = None,
-    device: DeviceOption = "auto",
-    method: MethodOption = None,
+    named: Network,
+    method: MadeByOption = None,
     target: TargetOption = None,
     unit: Annotated[
         list[str] | None,
@@ -113,7 +64,7 @@ def dream(
         ),
     ] = None,
     seed: SeedOption = 0,
-    output: OutputOption = Path("dream.png"),
+    output: MadeOption = Path("dream.png"),
     preview: PreviewOption = None,
     arrays: ArraysOption = None,
     as_json: JsonOption = False,
@@ -127,7 +78,7 @@ def dream(
     from .asked import goals, made_by
 
     asked = made_by("dream", method or [], settings or [], pictures=bool(images))
-    network = opened(model, weights, classes, preprocess, device, images or [], asked)
+    network = opened(named, images or [], asked)
     wanted = goals(network, target or [], unit or [])
     job = Job("dream", network, asked, images or [], wanted, further(network, data, generator), seed)
     job.run(files, title=TITLE, lead=LEAD, as_json=as_json)

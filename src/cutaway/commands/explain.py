@@ -13,6 +13,17 @@ from cutaway.core.errors import InputError
 from cutaway.core.progress import finish
 
 from .console import INTERRUPTED, bar, say, show_error
+from .network import Network, networked
+from .options import (
+    OUTPUT,
+    QUESTION,
+    ArraysOption,
+    FigureOption,
+    JsonOption,
+    MethodsOption,
+    SeedOption,
+    SettingsOption,
+)
 from .outputs import Outputs
 from .summary import print_json, print_picture, to_dict
 
@@ -23,63 +34,13 @@ if TYPE_CHECKING:
     from .asked import Ask, Question
     from .bench import Explained
 
-NETWORK, QUESTION, OUTPUT = "The network", "The question", "What comes out"
 
-ModelOption = Annotated[
-    str,
-    typer.Option(
-        "--model",
-        "-m",
-        metavar="SPEC",
-        help="cutaway:scenes, resnet50 (torchvision), timm:NAME, hf:NAME, keras:FILE.keras, path/net.py:build.",
-        rich_help_panel=NETWORK,
-    ),
-]
-WeightsOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="FILE",
-        help="A .safetensors file, a state dict of tensors, or 'random' for an untrained network.",
-        rich_help_panel=NETWORK,
-    ),
-]
-ClassesOption = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE", help="Class names: a JSON list, or one name a line.", rich_help_panel=NETWORK
-    ),
-]
-PreprocessOption = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE.json",
-        help="How a picture becomes the network's input: resize, crop, mean, std, channels ...",
-        rich_help_panel=NETWORK,
-    ),
-]
-DeviceOption = Annotated[
-    str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel=NETWORK)
-]
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object on stdout.", rich_help_panel=OUTPUT)
-]
-
-
+@networked()
 def explain(
     images: Annotated[list[str], typer.Argument(metavar="IMG...", help="Pictures, anything Pillow reads.")],
-    model: ModelOption,
-    weights: WeightsOption = None,
-    classes: ClassesOption = None,
-    preprocess: PreprocessOption = None,
-    device: DeviceOption = "auto",
-    method: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="A,B",
-            help="Joined by commas; 'all' for every one that needs only a picture. See `cutaway methods`.",
-            rich_help_panel=QUESTION,
-        ),
-    ] = None,
+    *,
+    named: Network,
+    method: MethodsOption = None,
     target: Annotated[
         str | None,
         typer.Option(
@@ -100,33 +61,10 @@ def explain(
             rich_help_panel=QUESTION,
         ),
     ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="METHOD.OPTION=VALUE", help="An option of a method.", rich_help_panel=QUESTION
-        ),
-    ] = None,
-    seed: Annotated[
-        int, typer.Option(min=0, help="For methods that draw random numbers.", rich_help_panel=QUESTION)
-    ] = 0,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "-o",
-            "--output",
-            metavar="OUT",
-            help="A report (.html), a figure (.png), or a folder of figures.",
-            rich_help_panel=OUTPUT,
-        ),
-    ] = None,
-    arrays: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="OUT.npz",
-            help="Raw float32 arrays, named <image number>/<image stem>/<method>.",
-            rich_help_panel=OUTPUT,
-        ),
-    ] = None,
+    settings: SettingsOption = None,
+    seed: SeedOption = 0,
+    output: FigureOption = None,
+    arrays: ArraysOption = None,
     as_json: JsonOption = False,
     top: Annotated[
         int,
@@ -136,15 +74,11 @@ def explain(
     """Explain what a network says about pictures, by one method or a whole bench of them."""
     outputs = Outputs(output, arrays, inputs=images)
 
-    from cutaway.zoo import load
-
     from .asked import Question, asks, check_layers
 
     asked, question = asks(method or [], settings or []), Question(target, minus, unit)
     first = _first_readable(images)
-    network = load(model, weights=weights, classes=classes, preprocess=preprocess, device=device)
-    for note in network.card.get("notes", ()):
-        say(f"{network.name}: {note}")
+    network = named.load()
     with suppress(InputError):  # said later with the picture itself, so that the others are explained
         network.pixels(first)  # layers and units are looked up at the size of the pictures
     question.check(network)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,16 +9,8 @@ import typer
 from cutaway.core.errors import UsageError, unknown
 
 from .console import say
-from .explain import (
-    NETWORK,
-    OUTPUT,
-    ClassesOption,
-    DeviceOption,
-    JsonOption,
-    ModelOption,
-    PreprocessOption,
-    WeightsOption,
-)
+from .network import Network, networked
+from .options import NETWORK, JsonOption, TableOption
 from .outputs import check_outputs
 from .summary import print_inspected
 
@@ -28,12 +19,10 @@ if TYPE_CHECKING:
     from cutaway.core.result import Result
 
 
+@networked()
 def filters(
-    model: ModelOption,
-    weights: WeightsOption = None,
-    classes: ClassesOption = None,
-    preprocess: PreprocessOption = None,
-    device: DeviceOption = "auto",
+    *,
+    named: Network,
     beside: Annotated[
         str | None,
         typer.Option(
@@ -55,12 +44,7 @@ def filters(
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="OPTION=VALUE", help="An option of the method.")
     ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "-o", "--output", metavar="OUT", help=".png, .html, .npz, .json.", rich_help_panel=OUTPUT
-        ),
-    ] = None,
+    output: TableOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Draw a layer's filters, or what else the weights alone say: planes, templates, effective kernels."""
@@ -69,7 +53,6 @@ def filters(
 
     from cutaway.core.method import IMAGE, LAYER, METHODS
     from cutaway.methods import get
-    from cutaway.zoo import load
 
     chosen = get(method)
     if beside is not None and method != "diagnosis":
@@ -87,7 +70,7 @@ def filters(
             raise unknown(f"option of {method}", name, chosen.parameters)
         options[name] = value
     chosen.options(options)
-    network = load(model, weights=weights, classes=classes, preprocess=preprocess, device=device)
+    network = named.load()
     _sized(network, size)
     result = network.inspect(method, **options)
     more = {} if beside is None else _beside(network, result, beside, size)

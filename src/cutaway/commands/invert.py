@@ -7,14 +7,15 @@ from typing import Annotated
 
 import typer
 
-from .dream import ArraysOption, MethodOption, OutputOption, PreviewOption, SeedOption, SettingsOption
-from .explain import (
-    ClassesOption,
-    DeviceOption,
+from .network import Network, networked
+from .options import (
+    ArraysOption,
     JsonOption,
-    ModelOption,
-    PreprocessOption,
-    WeightsOption,
+    MadeByOption,
+    MadeOption,
+    PreviewOption,
+    SeedOption,
+    SettingsOption,
 )
 
 TITLE = "What the layers kept of the picture"
@@ -24,18 +25,15 @@ LEAD = (
 )
 
 
+@networked()
 def invert(
     images: Annotated[list[str], typer.Argument(metavar="IMG...", help="Pictures, anything Pillow reads.")],
     *,
-    model: ModelOption,
-    weights: WeightsOption = None,
-    classes: ClassesOption = None,
-    preprocess: PreprocessOption = None,
-    device: DeviceOption = "auto",
-    method: MethodOption = None,
+    named: Network,
+    method: MadeByOption = None,
     settings: SettingsOption = None,
     seed: SeedOption = 0,
-    output: OutputOption = Path("invert.png"),
+    output: MadeOption = Path("invert.png"),
     preview: PreviewOption = None,
     arrays: ArraysOption = None,
     as_json: JsonOption = False,
@@ -49,7 +47,7 @@ def invert(
     from .asked import made_by
 
     asked = made_by("invert", method or [], settings or [], pictures=True)
-    network = opened(model, weights, classes, preprocess, device, images, asked)
+    network = opened(named, images, asked)
     Job("invert", network, asked, images, [None], {}, seed).run(
         files, title=TITLE, lead=LEAD, as_json=as_json
     )

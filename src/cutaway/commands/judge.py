@@ -16,16 +16,8 @@ from cutaway.core.files import whole_file
 from cutaway.core.progress import finish
 
 from .console import INTERRUPTED, bar, command_line, say, show_error
-from .explain import (
-    OUTPUT,
-    QUESTION,
-    ClassesOption,
-    DeviceOption,
-    JsonOption,
-    ModelOption,
-    PreprocessOption,
-    WeightsOption,
-)
+from .network import Network, networked
+from .options import QUESTION, JsonOption, MethodsOption, SeedOption, TableOption
 from .outputs import check_outputs
 from .score_table import print_card, print_card_json
 
@@ -48,6 +40,7 @@ LEAD = (
 )
 
 
+@networked(default="cutaway:scenes")
 def judge(
     context: typer.Context,
     data: Annotated[
@@ -57,19 +50,8 @@ def judge(
         ),
     ] = SCENES,
     *,
-    model: ModelOption = "cutaway:scenes",
-    weights: WeightsOption = None,
-    classes: ClassesOption = None,
-    preprocess: PreprocessOption = None,
-    device: DeviceOption = "auto",
-    method: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="A,B",
-            help="Joined by commas; 'all' for every one that needs only a picture. See `cutaway methods`.",
-            rich_help_panel=QUESTION,
-        ),
-    ] = None,
+    named: Network,
+    method: MethodsOption = None,
     metric: Annotated[
         list[str] | None,
         typer.Option(
@@ -112,18 +94,11 @@ def judge(
             rich_help_panel=QUESTION,
         ),
     ] = None,
-    seed: Annotated[
-        int, typer.Option(min=0, help="For methods that draw random numbers.", rich_help_panel=QUESTION)
-    ] = 0,
+    seed: SeedOption = 0,
     metric_seed: Annotated[
         int, typer.Option(min=0, help="For metrics that draw random numbers.", rich_help_panel=QUESTION)
     ] = 0,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "-o", "--output", metavar="OUT", help=".html, .png, .npz, .json.", rich_help_panel=OUTPUT
-        ),
-    ] = None,
+    output: TableOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Score explanations: do they find the evidence, foretell what removal does, depend on what was learned?"""
@@ -139,7 +114,6 @@ def judge(
     from cutaway.metrics.judging import judge as judged
     from cutaway.metrics.labels import check_twin
     from cutaway.metrics.score_card import ScoreCard
-    from cutaway.zoo import load
 
     from .asked import asks, check_layers
 
@@ -151,15 +125,13 @@ def judge(
             "--metric label_randomization",
         )
     asked = asks(method or [], rest)
-    network = load(model, weights=weights, classes=classes, preprocess=preprocess, device=device)
-    for note in network.card.get("notes", ()):
-        say(f"{network.name}: {note}")
+    network = named.load()
     twin = None
     if random_labels is not None:
-        named = ":" not in random_labels and Path(random_labels).suffix not in ("", ".py")
-        file = named or (Path(random_labels).is_file() and not random_labels.endswith(".py"))
-        spec, state = (model, random_labels) if file else (random_labels, None)
-        twin = load(spec, weights=state, classes=classes, preprocess=preprocess, device=device)
+        a_file = ":" not in random_labels and Path(random_labels).suffix not in ("", ".py")
+        file = a_file or (Path(random_labels).is_file() and not random_labels.endswith(".py"))
+        spec, state = (named.model, random_labels) if file else (random_labels, None)
+        twin = replace(named, model=spec, weights=state).load()
         check_twin(network, twin)
     subjects = (
         [_photograph(f, target) for f in files] if files else _scenes(network, pictures, target, bare=bare)

@@ -13,7 +13,7 @@ from cutaway.core.errors import UnknownNameError, UsageError, unknown
 from . import catalogue
 from .catalogue import By
 from .console import console, say
-from .explain import ClassesOption, DeviceOption, ModelOption, PreprocessOption, WeightsOption
+from .network import Network, networked
 from .summary import print_json
 
 if TYPE_CHECKING:
@@ -111,12 +111,10 @@ def _by(text: str | None) -> By:
     return "chapter"
 
 
+@networked()
 def layers(
-    model: ModelOption,
-    weights: WeightsOption = None,
-    classes: ClassesOption = None,
-    preprocess: PreprocessOption = None,
-    device: DeviceOption = "auto",
+    *,
+    named: Network,
     size: Annotated[
         int | None,
         typer.Option(min=1, help="Side of the picture in pixels, where the preprocessing has none."),
@@ -124,9 +122,7 @@ def layers(
     as_json: JsonOption = False,
 ) -> None:
     """List a network's layers: names, shapes, parameters, and which one a class activation map reads."""
-    from cutaway.zoo import load
-
-    network = load(model, weights=weights, classes=classes, preprocess=preprocess, device=device)
+    network = named.load()
     if size is not None:
         import torch
 

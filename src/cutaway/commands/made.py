@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from cutaway.core.target import Target
 
     from .asked import Ask
+    from .network import Network
 
 AGAIN = 1.0
 """Seconds from one preview file to the next."""
@@ -64,23 +65,11 @@ class Files:
                 )
 
 
-def opened(
-    model: str,
-    weights: str | None,
-    classes: Path | None,
-    preprocess: Path | None,
-    device: str,
-    images: Sequence[str],
-    asked: Sequence[Ask],
-) -> VisionModel:
+def opened(named: Network, images: Sequence[str], asked: Sequence[Ask]) -> VisionModel:
     """The network, its layers traced at the size of the first picture that can be read, options checked against it."""
-    from cutaway.zoo import load
-
     from .asked import check_layers
 
-    network = load(model, weights=weights, classes=classes, preprocess=preprocess, device=device)
-    for note in network.card.get("notes", ()):
-        say(f"{network.name}: {note}")
+    network = named.load()
     for image in images[:1]:
         with suppress(InputError):  # said later with the picture itself
             network.pixels(image)

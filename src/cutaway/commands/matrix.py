@@ -13,8 +13,19 @@ from cutaway.core.errors import UsageError
 from cutaway.core.progress import finish
 
 from .console import INTERRUPTED, bar, command_line, console, say, show_error
-from .explain import NETWORK, OUTPUT, QUESTION, ClassesOption, DeviceOption, JsonOption, PreprocessOption
 from .judge import ENDINGS, SCENES, WORLD, pictures_in, save_table
+from .options import (
+    NETWORK,
+    QUESTION,
+    ClassesOption,
+    DeviceOption,
+    JsonOption,
+    MethodsOption,
+    PreprocessOption,
+    SeedOption,
+    SettingsOption,
+    TableOption,
+)
 from .outputs import check_outputs
 from .summary import print_json
 
@@ -60,14 +71,7 @@ def matrix(
     classes: ClassesOption = None,
     preprocess: PreprocessOption = None,
     device: DeviceOption = "auto",
-    method: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="A,B",
-            help="Joined by commas; 'all' for every one that needs only a picture. See `cutaway methods`.",
-            rich_help_panel=QUESTION,
-        ),
-    ] = None,
+    method: MethodsOption = None,
     pictures: Annotated[
         int, typer.Option(min=1, help="How many pictures, the first by name.", rich_help_panel=QUESTION)
     ] = 1,
@@ -83,21 +87,9 @@ def matrix(
             min=0, help="How many layers more for methods that read any layer.", rich_help_panel=QUESTION
         ),
     ] = 0,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="METHOD.OPTION=VALUE", help="An option of a method.", rich_help_panel=QUESTION
-        ),
-    ] = None,
-    seed: Annotated[
-        int, typer.Option(min=0, help="For methods that draw random numbers.", rich_help_panel=QUESTION)
-    ] = 0,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "-o", "--output", metavar="OUT", help=".html, .png, .npz, .json.", rich_help_panel=OUTPUT
-        ),
-    ] = None,
+    settings: SettingsOption = None,
+    seed: SeedOption = 0,
+    output: TableOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Try methods on networks: which run, which refuse and why, which answer within tolerance."""

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from .explain import (
+from .console import say
+from .options import (
     NETWORK,
     QUESTION,
     ClassesOption,
@@ -51,12 +52,15 @@ class Network:
     device: str
 
     def load(self, atlas: Atlas | None = None) -> VisionModel:
-        """The network, the one that the atlas names where nothing else was said."""
+        """The network, the one that the atlas names where nothing else was said; what it says of itself is said."""
         from cutaway.zoo import load
 
         spec = self.model or (str(atlas.about["model"]["name"]) if atlas is not None else "")
         said = {"weights": self.weights, "classes": self.classes, "preprocess": self.preprocess}
-        return load(spec, **said, device=self.device)
+        network = load(spec, **said, device=self.device)
+        for note in network.card.get("notes", ()):
+            say(f"{network.name}: {note}")
+        return network
 
 
 def networked(
@@ -79,7 +83,8 @@ def networked(
     def change(command: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(command)
         def run(*args: Any, **given: Any) -> None:
-            command(*args, named=Network(**{name: given.pop(name) for name in options}), **given)
+            named = given.pop("named", None) or Network(**{name: given.pop(name) for name in options})
+            command(*args, named=named, **given)
 
         hints = get_type_hints(command, include_extras=True)
         parameters = []

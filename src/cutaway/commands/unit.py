@@ -11,12 +11,12 @@ from cutaway.core.errors import UsageError
 from cutaway.core.progress import finish
 
 from .console import bar, command_line, say
-from .explain import (
+from .network import AtlasModelOption, Network, PhotosOption, networked
+from .options import (
     OUTPUT,
     QUESTION,
     JsonOption,
 )
-from .network import AtlasModelOption, Network, PhotosOption, networked
 from .outputs import check_outputs, write_page
 
 TITLE = "What one unit answers to"

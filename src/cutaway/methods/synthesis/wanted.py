@@ -69,7 +69,9 @@ class Wanted:
 
         def leaky(call: Call, signal: Tensor) -> tuple[Tensor | None, ...]:
             if math.isinf(call.arguments["high"]):
-                own: Tensor | None = torch.ops.aten.threshold_backward(signal, call.inputs[0], 0)  # plain, but at once
+                own: Tensor | None = torch.ops.aten.threshold_backward(
+                    signal, call.inputs[0], 0
+                )  # plain, but at once
             else:
                 (own,) = plain(call, signal)
             if own is None or len(signal) != len(dead):
