@@ -38,6 +38,22 @@ class Unread(NamedTuple):
     reason: str
 
 
+def left_out(unread: Sequence[Unread], most: int = 10) -> tuple[str, ...]:
+    """What a reader must know of pictures that were left out: each once, the first `most` by name.
+
+    >>> left_out([Unread(3, "a.jpg", "no picture"), Unread(3, "a.jpg", "no picture")])
+    ('left out: a.jpg: no picture',)
+    """
+    each = list({one.number: one for one in unread}.values())
+    named = tuple(f"left out: {one.name}: {one.reason}" for one in each[:most])
+    return named + ((f"left out: {len(each) - most} more",) if len(each) > most else ())
+
+
+def none_read(unread: Sequence[Unread]) -> InputError:
+    """The refusal where not one picture could be read."""
+    return InputError("none of the pictures can be read", "pictures", unread[0].reason if unread else "")
+
+
 class _Loaded(NamedTuple):
     number: int
     pixels: Tensor

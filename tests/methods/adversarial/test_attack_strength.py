@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import cutaway
-from cutaway.core.errors import UsageError
+from cutaway.core.errors import InputError, UsageError
 from cutaway.core.method import DATA
 from cutaway.core.progress import Enough, Progress, finish
 from cutaway.core.run import explain
@@ -110,3 +110,19 @@ def test_steps_are_as_long_as_those_of_pgd(tmp_path: Path, steps: int) -> None:
     for bound, share in zip(found.x[1:], found.values[0, 1:], strict=True):
         each = attack(model, "pgd", x, None, epsilon=float(bound) / 255, steps=steps, random_start=False)
         assert share == pytest.approx(np.mean([f.evidence["fooled"] for f in each]))
+
+
+def test_a_file_that_is_no_picture_is_told_and_left_out(tmp_path: Path) -> None:
+    model, x = curved(), middle(6, 8, 8)
+    whole = curve(model, folder(tmp_path, x), attacks="fgsm", levels="8", batch=2)
+    (tmp_path / "a.png").write_text("no picture")
+    found = curve(model, Pictures(tmp_path, labels=None), attacks="fgsm", levels="8", batch=2)
+    assert found.evidence["pictures counted"] == 6
+    assert [n for n in found.notes if n.startswith("left out: a.png: ")] == list(found.notes)
+    np.testing.assert_array_equal(found.values, whole.values)
+
+
+def test_without_one_picture_it_refuses(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_text("no picture")
+    with pytest.raises(InputError, match="none of the pictures can be read"):
+        curve(curved(), Pictures(tmp_path, labels=None))

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 import cutaway
-from cutaway.core.errors import MethodRefusedError, UsageError
+from cutaway.core.errors import InputError, MethodRefusedError, UsageError
 from cutaway.core.method import DATA
 from cutaway.core.progress import Enough, Progress, finish
 from cutaway.core.run import explain
@@ -207,3 +207,23 @@ def test_the_gradient_rule_is_the_loop_of_the_paper(tmp_path: Path, norm: str) -
             v = v.clamp(-bound, bound) if norm == "linf" else v * min(1.0, bound / float(v.norm()))
     assert cut > 0
     np.testing.assert_allclose(raw.values[0, 0], v[0], atol=1e-12)
+
+
+@pytest.mark.parametrize("rule", ["gradient", "deepfool"])
+def test_files_that_are_no_pictures_are_told_once_and_left_out(tmp_path: Path, rule: str) -> None:
+    model, x = curved(), middle(7, 8, 8)
+    folder(tmp_path, x)
+    for name in ("+.png", "zz.png"):  # the first is learned from, the last kept for judging
+        (tmp_path / name).write_text("no picture")
+    raw = learn(
+        model, Pictures(tmp_path, labels=None), rule=rule, held_out=0.34, epochs=3, delta=0.0, batch=2
+    )
+    assert [n.split(": ")[1] for n in raw.notes if n.startswith("left out")] == ["+.png", "zz.png"]
+    assert raw.evidence["pictures learned from"] + raw.evidence["pictures held out"] == 7
+    assert len(raw.evidence["examples"]) == raw.evidence["pictures held out"] > 0
+
+
+def test_without_one_picture_it_refuses(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_text("no picture")
+    with pytest.raises(InputError, match="none of the pictures can be read"):
+        learn(curved(), Pictures(tmp_path, labels=None))

@@ -14,7 +14,7 @@ from cutaway.core.method import DATA, Range, Raw, Tags, method
 from cutaway.core.model import VisionModel
 from cutaway.core.progress import Enough, Progress, Steps
 from cutaway.core.result import Curves
-from cutaway.data.batches import batches
+from cutaway.data.batches import Unread, batches, left_out, none_read
 from cutaway.data.folder import PictureSource
 
 from .balls import Ball, eight_bit
@@ -60,13 +60,14 @@ def attack_strength(
     bounds = [0.0, *_bounds(levels)]
     kinds: tuple[str, ...] = ("fgsm", "pgd") if attacks == "both" else (attacks,)
     fooled = np.zeros((len(kinds), len(bounds)))
-    counted = left_out = flat = 0
+    counted = wrong = flat = 0
     points = len(bounds) * len(kinds)
+    unread: list[Unread] = []
     try:
-        for part in batches(model, data, range(len(data)), batch, workers=0):
+        for part in batches(model, data, range(len(data)), batch, workers=0, unread=unread):
             x, goal = _right(model, part.pixels, part.labels)
             untouched = int((goal.gradient(x)[0].flatten(1) == 0).all(1).sum()) if len(x) else 0
-            turned, before = np.zeros_like(fooled), counted + left_out
+            turned, before = np.zeros_like(fooled), counted + wrong
             for (a, kind), (i, bound) in product(enumerate(kinds), enumerate(bounds)):
                 if len(x):
                     turned[a, i] = _fooled(goal, x, bound / 255, 1 if kind == "fgsm" else steps)
@@ -74,20 +75,24 @@ def attack_strength(
                 yield Progress(done, len(data) * points, note=f"{kind}, bound {bound:g}/255")
             fooled, counted = fooled + turned, counted + len(x)
             flat += untouched
-            left_out += len(part.pixels) - len(x)
+            wrong += len(part.pixels) - len(x)
     except Enough:
-        if not counted + left_out:
+        if not counted + wrong:
             raise
+    if not counted + wrong:
+        raise none_read(unread)
     if not counted:
         raise UsageError(
-            f"none of {left_out} pictures that the network gets right",
+            f"none of {wrong} pictures that the network gets right",
             "pictures of its classes",
             "other labels",
         )
-    seen = counted + left_out
-    notes: tuple[str, ...] = () if seen == len(data) else (f"stopped after {seen} of {len(data)} pictures",)
-    if left_out:
-        notes += (f"{left_out} of {seen} pictures were wrong from the start and are left out",)
+    seen = counted + wrong
+    notes = left_out(unread)
+    if seen + len(unread) < len(data):
+        notes += (f"stopped after {seen} of {len(data)} pictures",)
+    if wrong:
+        notes += (f"{wrong} of {seen} pictures were wrong from the start and are left out",)
     if flat:
         notes += (
             f"the gradient is zero everywhere in {flat} of {counted} pictures (saturated softmax?): they were not "
@@ -99,7 +104,7 @@ def attack_strength(
         unit="share of pictures fooled",
         evidence={
             "pictures counted": counted,
-            "pictures wrong from the start": left_out,
+            "pictures wrong from the start": wrong,
             "pictures without a gradient": flat,
         },
         notes=notes,

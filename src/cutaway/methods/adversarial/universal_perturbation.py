@@ -14,7 +14,7 @@ from cutaway.core.method import DATA, Range, Raw, RawPanel, Tags, method
 from cutaway.core.model import VisionModel
 from cutaway.core.progress import Enough, Progress, Steps, finish
 from cutaway.core.result import Picture
-from cutaway.data.batches import batches
+from cutaway.data.batches import Unread, batches, left_out, none_read
 from cutaway.data.folder import PictureSource
 
 from .balls import Ball, NormName, eight_bit, within
@@ -81,11 +81,14 @@ def universal_perturbation(
     learn, judge = split(len(data), held_out)
     v = None
     rates: list[float] = []
+    unread: list[Unread] = []
     try:
         for epoch in range(epochs):
             order = [learn[i] for i in torch.randperm(len(learn)).tolist()] if rule == "gradient" else learn
             fooled = done = 0
-            for part in batches(model, data, order, batch if rule == "gradient" else 1, workers=0):
+            for part in batches(
+                model, data, order, batch if rule == "gradient" else 1, workers=0, unread=unread
+            ):
                 x = part.pixels
                 v = torch.zeros_like(x[:1]) if v is None else v
                 _one_size(x, v)
@@ -98,9 +101,11 @@ def universal_perturbation(
                 yield Progress(
                     epoch * len(learn) + done, epochs * len(learn), note=f"fooled {fooled} of {done}"
                 )
-            assert v is not None
+            if v is None:
+                raise none_read(unread)
+            learn, judge = ([k for k in some if k not in _numbers(unread)] for some in (learn, judge))
             refuse_flat(v, Goal(model, clean), "another network, or rule='deepfool'")
-            rates.append((yield from fooled_share(model, data, learn, v, ball, batch)))
+            rates.append((yield from fooled_share(model, data, learn, v, ball, batch, unread)))
             if rates[-1] >= 1 - delta:
                 break
         stopped = False
@@ -110,11 +115,13 @@ def universal_perturbation(
     apart = None
     if judge and not stopped:
         with suppress(Enough):
-            apart = yield from fooled_share(model, data, judge, v, ball, batch)
+            apart = yield from fooled_share(model, data, judge, v, ball, batch, unread)
     if judge and apart is None:  # told to stop: judged without a further step
-        apart = finish(fooled_share(model, data, judge, v, ball, batch))
+        apart = finish(fooled_share(model, data, judge, v, ball, batch, unread))
+    learn, judge = ([k for k in some if k not in _numbers(unread)] for some in (learn, judge))
+    apart = apart if judge else None
     shown, said = _examples(model, data, (judge or learn)[:SHOWN], v, ball)
-    notes = too_small(ball.radius, "epsilon" if norm == "linf" else "radius")
+    notes = left_out(unread) + too_small(ball.radius, "epsilon" if norm == "linf" else "radius")
     if not judge:
         notes += ("no pictures are kept for judging: the rate is of those it learned from",)
     return Raw(
@@ -149,16 +156,26 @@ def split(count: int, held_out: float) -> tuple[list[int], list[int]]:
 
 
 def fooled_share(
-    model: VisionModel, data: PictureSource, numbers: Sequence[int], v: Tensor, ball: Ball, batch: int = 16
+    model: VisionModel,
+    data: PictureSource,
+    numbers: Sequence[int],
+    v: Tensor,
+    ball: Ball,
+    batch: int = 16,
+    unread: list[Unread] | None = None,
 ) -> Steps[float]:
     """Share of the pictures whose 8-bit x + v has another class than x; two forward passes each."""
     fooled = done = 0
-    for part in batches(model, data, numbers, batch, workers=0):
+    for part in batches(model, data, numbers, batch, workers=0, unread=unread):
         _one_size(part.pixels, v)
         now = _answers(model, eight_bit(part.pixels, (part.pixels + v).clamp(0, 1), ball))
         fooled, done = fooled + int((now != _answers(model, part.pixels)).sum()), done + len(now)
         yield Progress(done, len(numbers), note=f"judging: fooled {fooled} of {done}")
     return fooled / max(done, 1)
+
+
+def _numbers(unread: Sequence[Unread]) -> set[int]:
+    return {one.number for one in unread}
 
 
 def _answers(model: VisionModel, x: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from cutaway.core.progress import Progress, Steps
 from cutaway.core.result import Picture
 from cutaway.core.tap import Tap
 from cutaway.core.target import Target
-from cutaway.data.batches import Unread, batches
+from cutaway.data.batches import Unread, batches, left_out, none_read
 from cutaway.data.folder import PictureSource
 
 from .ascent import Ascent, Stride
@@ -183,8 +183,8 @@ def _read(model: VisionModel, target: Target, data: PictureSource, layer: str) -
         values.append(target.read(held | {None: output}))
         read.append(batch.ids)
     if not read:
-        raise InputError("none of the pictures can be read", "pictures", unread[0].reason if unread else "")
-    notes = [f"{_counted(len(unread), 'picture')} could not be read"] if unread else []
+        raise none_read(unread)
+    notes = list(left_out(unread))
     every, code, value = torch.cat(read), torch.cat(codes), torch.cat(values)
     if k is None or labels is None:
         best = value.argsort(descending=True, stable=True)[:BEST]

@@ -16,7 +16,7 @@ from cutaway.core.model import VisionModel
 from cutaway.core.progress import Progress, Steps
 from cutaway.core.result import Provenance
 from cutaway.core.run import versions
-from cutaway.data.batches import Batch, Unread
+from cutaway.data.batches import Batch, Unread, left_out
 from cutaway.data.folder import PictureSource
 from cutaway.data.pixel_labels import Annotation, PixelLabels
 from cutaway.sweep.plan import plan
@@ -130,8 +130,7 @@ def dissect(
         seen,
         annotated,
         _provenance(model, f"{len(pictures)} pictures", rotate, time.perf_counter() - start),
-        tuple(f"left out: {one.name}: {one.reason}" for one in unread[:10])
-        + ((f"left out: {len(unread) - 10} more",) if len(unread) > 10 else ()),
+        left_out(unread),
     )
 
 
