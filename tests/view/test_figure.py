@@ -14,7 +14,7 @@ import cutaway.view
 from cutaway.core.errors import InputError, UnknownNameError, UsageError
 from cutaway.core.result import Curves, Panel, Patches, Picture, Result, Scatter, Table
 from cutaway.view import lettering
-from cutaway.view.charts import parts, ticks
+from cutaway.view.charts import _COLORS, curves_drawings, parts, ticks
 from cutaway.view.colors import table
 from cutaway.view.drawing import drawings, overlaid
 from cutaway.view.figure import contact_sheet, draw
@@ -252,3 +252,13 @@ def test_a_panel_that_comes_before_is_drawn_before_its_picture() -> None:
         provenance=provenance(),
     )
     assert [d.title for d in parts(picture)] == ["original", "adversarial", "difference", "difference"]
+
+
+def test_of_two_lines_on_each_other_both_are_seen() -> None:
+    line = np.array([0.0, 1.0, 1.0, 0.5])
+    both = Curves(
+        **COMMON, values=np.stack([line, line]), x=np.arange(4.0), names=["", ""], x_label="", y_label=""
+    )
+    (drawn,) = curves_drawings(both)
+    seen = {color for _, color in drawn.image.getcolors(1 << 16)}
+    assert {tuple(bytes.fromhex(c[1:])) for c in _COLORS[:2]} <= seen

@@ -99,15 +99,23 @@ def _chart(result: Curves, label: str, lines: Sequence[int], width: int) -> Draw
     said = "" if titled and label == result.names[lines[0]] else label
     box = _Axes(width, 320, _range(x), _range(values), result.x_label, said, names=not titled)
     ends: list[tuple[float, str, str]] = []
-    for i, line in zip(lines, values, strict=True):
+    ways = [[box.at(float(a), float(b)) for a, b in zip(x, line, strict=True)] for line in values]
+    for n, (i, way) in enumerate(zip(lines, ways, strict=True)):
         color = _COLORS[i % len(_COLORS)]
-        points = [box.at(float(a), float(b)) for a, b in zip(x, line, strict=True)]
-        box.pen.line(points, fill=color, width=2, joint="curve")
-        ends.append((points[-1][1], result.names[i], color))
+        above = sum(
+            _together(way, later) for later in ways[n + 1 :]
+        )  # what lies under others shows beside them
+        box.pen.line(way, fill=color, width=2 + 3 * above, joint="curve")
+        ends.append((way[-1][1], result.names[i], color))
     if titled:
         return Drawing(result.names[lines[0]], box.image)
     box.label_ends(ends)
     return Drawing("", box.image)
+
+
+def _together(way: Sequence[tuple[float, float]], other: Sequence[tuple[float, float]]) -> bool:
+    """Whether two lines share a stretch from one point to the next."""
+    return any(way[i : i + 2] == other[i : i + 2] for i in range(len(way) - 1))
 
 
 def scatter_drawing(result: Scatter) -> Drawing:
