@@ -260,5 +260,5 @@ def test_of_two_lines_on_each_other_both_are_seen() -> None:
         **COMMON, values=np.stack([line, line]), x=np.arange(4.0), names=["", ""], x_label="", y_label=""
     )
     (drawn,) = curves_drawings(both)
-    seen = {color for _, color in drawn.image.getcolors(1 << 16)}
+    seen = {color for _, color in drawn.picture.getcolors(1 << 16)}
     assert {tuple(bytes.fromhex(c[1:])) for c in _COLORS[:2]} <= seen
