@@ -146,6 +146,7 @@ def test_judge_takes_the_weights_of_the_twin(run: Run, place: Path) -> None:  # 
     )
     done = run(*asked, "--random-labels", "twin.safetensors", "--json")
     assert done.code == 0, done.err
+    assert done.err.count("no preprocessing was given") == 1
     said = json.loads(done.out)
     assert -1 <= said["scores"]["saliency"]["label_randomization"]["mean"] <= 1
     assert "twin.safetensors" in said["compared"][0]

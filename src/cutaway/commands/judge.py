@@ -131,7 +131,7 @@ def judge(
         a_file = ":" not in random_labels and Path(random_labels).suffix not in ("", ".py")
         file = a_file or (Path(random_labels).is_file() and not random_labels.endswith(".py"))
         spec, state = (named.model, random_labels) if file else (random_labels, None)
-        twin = replace(named, model=spec, weights=state).load()
+        twin = replace(named, model=spec, weights=state).load(quiet=True)
         check_twin(network, twin)
     subjects = (
         [_photograph(f, target) for f in files] if files else _scenes(network, pictures, target, bare=bare)

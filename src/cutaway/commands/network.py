@@ -51,14 +51,15 @@ class Network:
     preprocess: Path | None
     device: str
 
-    def load(self, atlas: Atlas | None = None) -> VisionModel:
-        """The network, the one that the atlas names where nothing else was said; what it says of itself is said."""
+    def load(self, atlas: Atlas | None = None, *, quiet: bool = False) -> VisionModel:
+        """The network, the one that the atlas names where nothing else was said; what it says of itself is said
+        unless `quiet`."""
         from cutaway.zoo import load
 
         spec = self.model or (str(atlas.about["model"]["name"]) if atlas is not None else "")
         said = {"weights": self.weights, "classes": self.classes, "preprocess": self.preprocess}
         network = load(spec, **said, device=self.device)
-        for note in network.card.get("notes", ()):
+        for note in () if quiet else network.card.get("notes", ()):
             say(f"{network.name}: {note}")
         return network
 

@@ -84,7 +84,9 @@ TableOption = Annotated[
 ArraysOption = Annotated[
     Path | None,
     typer.Option(
-        metavar="OUT.npz", help="Raw float32 arrays, named <number>/<what>/<method>.", rich_help_panel=OUTPUT
+        metavar="OUT.npz",
+        help="Raw float32 arrays, named <number>/<picture or target>/<method>.",
+        rich_help_panel=OUTPUT,
     ),
 ]
 MadeByOption = Annotated[

@@ -51,7 +51,9 @@ def left_out(unread: Sequence[Unread], most: int = 10) -> tuple[str, ...]:
 
 def none_read(unread: Sequence[Unread]) -> InputError:
     """The refusal where not one picture could be read."""
-    return InputError("none of the pictures can be read", "pictures", unread[0].reason if unread else "")
+    each = list({one.number: one for one in unread}.values())
+    first = f": {each[0].reason.partition('. Accepted')[0]}" if each else ""
+    return InputError(f"none of {len(each)} pictures can be read{first}", "pictures", "another folder")
 
 
 class _Loaded(NamedTuple):

@@ -15,6 +15,8 @@ from .sketch import counts
 
 _CHUNK = 1 << 20
 """Values squared at a time: few calls, and their squares stay in the processor's cache."""
+_MOST = 1 << 22
+"""Values for which memory is kept: 32 megabytes of each thread."""
 
 _held = threading.local()
 
@@ -140,6 +142,8 @@ def _room(lines: Tensor) -> Tensor:
     """Memory for these lines in float64 (float32 on MPS), used again by the next: taking it anew is most of the time."""
     kind = torch.float32 if lines.device.type == "mps" else torch.float64
     held: Tensor | None = getattr(_held, "room", None)
+    if lines.numel() > _MOST:
+        return torch.empty(lines.shape, dtype=kind, device=lines.device)
     if held is None or held.device != lines.device or held.dtype != kind or held.numel() < lines.numel():
         with torch.inference_mode(mode=False):  # a tensor made inside could not be written to outside
             held = _held.room = torch.empty(max(_CHUNK, lines.numel()), dtype=kind, device=lines.device)

@@ -124,5 +124,5 @@ def test_a_file_that_is_no_picture_is_told_and_left_out(tmp_path: Path) -> None:
 
 def test_without_one_picture_it_refuses(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_text("no picture")
-    with pytest.raises(InputError, match="none of the pictures can be read"):
+    with pytest.raises(InputError, match="none of 1 pictures can be read"):
         curve(curved(), Pictures(tmp_path, labels=None))

@@ -225,5 +225,5 @@ def test_files_that_are_no_pictures_are_told_once_and_left_out(tmp_path: Path, r
 
 def test_without_one_picture_it_refuses(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_text("no picture")
-    with pytest.raises(InputError, match="none of the pictures can be read"):
+    with pytest.raises(InputError, match="none of 1 pictures can be read"):
         learn(curved(), Pictures(tmp_path, labels=None))

@@ -98,6 +98,51 @@ def test_a_batch_is_the_single_runs_also_where_a_unit_is_dead() -> None:
     np.testing.assert_allclose(classes[1].values, drawn(m, 1, steps=20)[0].values, rtol=0, atol=1e-8)
 
 
+def test_draws_beside_a_dead_unit_stay_different() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 3, 3), nn.ReLU())
+    torch.manual_seed(0)
+    shape, other = torch.randn(3, 3, 3), torch.randn(3, 3, 3)
+    with torch.no_grad():
+        net[0].weight.copy_(torch.stack([shape, shape + 0.3 * other, 1e-3 * shape]))
+        net[0].bias.copy_(torch.tensor([0.5, -2.5, -50.0]))
+    m = cutaway.VisionModel(net, cutaway.Preprocess(crop=24), name="shut")
+    options = {"steps": 40, "draws": 2, "diversity": 5.0}
+    (alone,) = drawn(m, cutaway.channel("1", 0), **options)
+    beside, dead = drawn(m, cutaway.channel("1", torch.tensor([0, 2])), **options)
+    assert dead.evidence["dead steps"] > 0
+    np.testing.assert_allclose(beside.panels["draws"].values, alone.panels["draws"].values, rtol=0, atol=1e-5)
+
+
+def test_a_value_that_rounding_holds_is_not_dead() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 2))
+    with torch.no_grad():
+        net[0].bias.zero_()  # from no picture at all every gate is shut, and open after one step
+        net[4].weight.mul_(0.01)
+        net[4].bias.fill_(1000)  # neighbours in float32 are 0.00006 apart
+    method = METHODS["class_visualization"]
+    (result,) = finish(explain(model(net), method, None, 1, {"steps": 8}))
+    assert result.evidence["dead steps"] < 4
+
+
+def test_a_dead_target_among_others_is_said_wherever_portions_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wanted, "LEAK", 0.0)
+    channels = cutaway.channel("4", torch.tensor([1, 5, 1]))
+    found = []
+    for held in (wanted.HELD, 1.0):
+        monkeypatch.setattr(wanted, "HELD", held)
+        found.append(drawn(model(small(dead=True)), channels, steps=3, space="fourier"))
+        with pytest.raises(MethodRefusedError, match="gradient is exactly zero at the start"):
+            drawn(
+                model(small(dead=True)), cutaway.channel("4", torch.tensor([1, 1])), steps=3, space="fourier"
+            )
+    for together, apart in zip(*found, strict=True):
+        np.testing.assert_allclose(together.values, apart.values, rtol=0, atol=1e-8)
+        assert together.evidence["dead steps"] == apart.evidence["dead steps"]
+        assert together.notes == apart.notes
+    assert [r.evidence["dead steps"] for r in found[0]] == [3, 0, 3]
+
+
 def test_portions_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     m, target = model(small()), cutaway.channel("4", torch.arange(5))
     whole = drawn(m, target, steps=6, draws=2)

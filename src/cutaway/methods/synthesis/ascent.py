@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -19,8 +20,16 @@ from .shaking import STILL, Movement, Shake
 Goal = Callable[[Tensor], Tensor]
 """Pixels (n, C, H, W) to one value per picture (n,), differentiable; no picture's value depends on another's."""
 
-Revive = Callable[[Tensor, Tensor], Tensor]
-"""(pixels, dead) to values whose gradient also reaches the pictures that `dead` (n,) marks."""
+
+@dataclass
+class Leaks:
+    """For which pictures (n,) shut gates let a little gradient pass; None for none. Read when a gradient is taken."""
+
+    rows: Tensor | None = None
+
+
+Revive = Callable[[Leaks], AbstractContextManager[object]]
+"""Gates of what runs inside leak as told."""
 
 After = Callable[[Tensor, Tensor, int], Tensor]
 """(numbers, their gradient, step from 0) to the numbers that the next step starts from."""
@@ -78,7 +87,7 @@ class Ascent:
     steps : how often.
     shake : how the pictures are moved at each step before the goal sees them, or that for each step from 0.
     after : what is done to the numbers behind each step.
-    revive : another goal for pictures whose gradient is zero everywhere, followed until it is not.
+    revive : opens shut gates a little for pictures whose gradient is zero everywhere, until it is not.
     penalty : of the numbers, one value for each picture, taken off the goal; it cannot revive a picture.
     """
 
@@ -91,13 +100,16 @@ class Ascent:
     revive: Revive | None = None
     penalty: Goal | None = None
 
-    def run(self, start: Tensor, random: torch.Generator, note: str = "") -> Steps[Drawn]:
+    def run(
+        self, start: Tensor, random: torch.Generator, note: str = "", *, refuse: bool = True
+    ) -> Steps[Drawn]:
         """From those numbers (n, ...) uphill; told `Enough` at a step, it ends there.
 
         All pictures see the movements that `random` gives, so that a picture does not depend on the others.
 
-        Raises `InputError` when the values are not finite, and `MethodRefusedError` when no picture of the
-        batch has a gradient at the start, or the goal none at all.
+        Raises `InputError` when the values are not finite, and `MethodRefusedError` when the goal has no gradient at
+        all, or, unless `refuse` is False, no picture of the batch has one at the start; then the start is what it ends
+        with.
         """
         numbers = start.detach().clone()
         first = torch.zeros_like(numbers)
@@ -106,15 +118,13 @@ class Ascent:
         dead = torch.zeros(len(numbers), dtype=torch.long)
         shut = torch.zeros(len(numbers), dtype=torch.bool, device=numbers.device)
         values: list[Tensor] = []
-        last: Tensor | None = None
         for step in range(self.steps):
             try:
                 shown = None if step % EVERY else self.canvas.pixels(numbers).detach()
                 yield Progress(step, self.steps, shown, note)
             except Enough:
                 break
-            value, gradient, shut = self._slope(numbers, self._shaking(step).draw(random), shut, last)
-            last = value
+            value, gradient, shut = self._slope(numbers, self._shaking(step).draw(random), shut)
             if step == 0:
                 with torch.no_grad():
                     self.canvas.model.check_finite(value, self.canvas.pixels(numbers))
@@ -125,10 +135,14 @@ class Ascent:
                     "a smaller rate",
                 )
             if step == 0 and not bool(gradient.any()):
-                raise unmoved(note)
+                if refuse:
+                    raise unmoved(note)
+                return Drawn(numbers, value.cpu().expand(self.steps, -1), self.steps, dead + self.steps)
             if self.penalty is not None:
-                cost, downhill = _followed(self.penalty, numbers)
-                value, gradient = value - cost, gradient - downhill
+                with torch.enable_grad():
+                    moved = numbers.detach().requires_grad_()
+                    cost = self.penalty(moved)
+                value, gradient = value - cost.detach(), gradient - _gradient(cost, moved, keep=False)
             values.append(value.cpu())
             dead += shut.cpu() & (dead == step)
             rate = self.stride.at(step)
@@ -162,40 +176,36 @@ class Ascent:
     def _shaking(self, step: int) -> Shake:
         return self.shake(step) if callable(self.shake) else self.shake
 
-    def _slope(
-        self, numbers: Tensor, move: Movement, shut: Tensor, last: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _slope(self, numbers: Tensor, move: Movement, shut: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The values, their gradient, and which pictures are dead: gradient zero by the goal itself.
 
-        Pictures that were dead (`shut`) are revived from the start; those whose value stays what it was (`last`) are
-        dead still.
+        `shut` says which were dead at the last step: then gates that can leak are there from the start, and what they
+        let pass takes another pass backward, but not forward.
         """
 
-        def pixels(z: Tensor) -> Tensor:
-            return _laid(move(self.canvas.pixels(z)))
+        def read(leaks: Leaks | None) -> tuple[Tensor, Tensor]:
+            moved = numbers.detach().requires_grad_()
+            opened = nullcontext() if leaks is None or self.revive is None else self.revive(leaks)
+            with torch.enable_grad(), opened:
+                return moved, self.goal(_laid(move(self.canvas.pixels(moved))))
 
-        if self.revive is None:
-            value, gradient = _followed(lambda z: self.goal(pixels(z)), numbers)
-            return value, gradient, (gradient.flatten(1) == 0).all(1)
-        revive = self.revive
-        if last is None or not bool(shut.any()):
-            value, gradient = _followed(lambda z: self.goal(pixels(z)), numbers)
-        else:
-            value, gradient = _followed(lambda z: revive(pixels(z), shut), numbers)
-            shut = shut & (value == last)
-        new = ~shut & (gradient.flatten(1) == 0).all(1)
-        if bool(new.any()):
-            _, other = _followed(lambda z: revive(pixels(z), new), numbers)
-            gradient = torch.where(_per_row(new, gradient), other, gradient)
-        return value, gradient, shut | new
+        leaks = Leaks() if bool(shut.any()) else None
+        moved, value = read(leaks)
+        gradient = _gradient(value, moved, keep=leaks is not None)
+        dead = (gradient.flatten(1) == 0).all(1)
+        if self.revive is None or not bool(dead.any()):
+            return value.detach(), gradient, dead
+        if leaks is None:
+            leaks = Leaks()
+            moved, value = read(leaks)
+        leaks.rows = dead
+        leaked = _gradient(value, moved, keep=False)
+        return value.detach(), torch.where(_per_row(dead, gradient), leaked, gradient), dead
 
 
-def _followed(goal: Goal, numbers: Tensor) -> tuple[Tensor, Tensor]:
-    with torch.enable_grad():
-        moved = numbers.detach().requires_grad_()
-        value = goal(moved)
-        (gradient,) = slopes(value, moved, keep=False)
-    return value.detach(), torch.zeros_like(numbers) if gradient is None else gradient
+def _gradient(value: Tensor, numbers: Tensor, *, keep: bool) -> Tensor:
+    (gradient,) = slopes(value, numbers, keep=keep)
+    return torch.zeros_like(numbers) if gradient is None else gradient
 
 
 def _laid(pixels: Tensor) -> Tensor:

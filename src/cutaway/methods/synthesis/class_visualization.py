@@ -90,7 +90,7 @@ def class_visualization(
             canvas,
             Stride("momentum", rate / (2 * weight), mass),
             steps,
-            revive=part.revived,
+            revive=part.leaking,
             penalty=lambda numbers: weight * numbers.square().flatten(1).sum(1),
         )
 

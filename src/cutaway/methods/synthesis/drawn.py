@@ -48,12 +48,14 @@ def drawing(
     sure: list[Tensor] = []
     clipped: list[Tensor] = []
     done = 0
-    for part in wanted.portions(count, draws):
+    parts = list(wanted.portions(count, draws))
+    for part in parts:
         random = torch.Generator().manual_seed(seed)
         begin = canvas.start(draws, spread, random)
         numbers = begin.repeat(part.rows // draws, *(1,) * (begin.ndim - 1))
         work = ascent(part)
-        steps = work.run(numbers, random, note=_named(part.named, part.rows))
+        nothing = part is parts[-1] and all(bool((d.dead >= d.steps).all()) for d in found)
+        steps = work.run(numbers, random, note=_named(part.named, part.rows), refuse=nothing)
         drawn = yield from part_of(steps, done, part.rows, count * draws)
         if not drawn.steps and found:
             break

@@ -117,6 +117,6 @@ def feature_visualization(
             value, maps = part.values_and_maps(pixels, layer)
             return value - diversity * likeness(maps, draws)
 
-        return Ascent(goal, canvas, Stride("adam", rate), steps, shaking, after, part.revived)
+        return Ascent(goal, canvas, Stride("adam", rate), steps, shaking, after, part.leaking)
 
     return (yield from drawing(wanted, canvas, ascent, spread=SPREAD[space], draws=draws))

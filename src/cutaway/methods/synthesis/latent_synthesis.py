@@ -104,7 +104,7 @@ def latent_synthesis(
             Stride("mean", lambda step: first * (1 - step / steps)),
             steps,
             after=[kept],
-            revive=part.revived,
+            revive=part.leaking,
             penalty=(lambda codes: penalty * codes.square().flatten(1).sum(1)) if penalty else None,
         )
 

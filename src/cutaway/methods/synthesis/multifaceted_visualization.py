@@ -233,7 +233,7 @@ def _climbed(
                 steps,
                 Window(spread=spread / 3 if last else spread, size=size),
                 [lambda numbers, gradient, step: tv_denoised(numbers, tv).clamp(0, 1)],
-                wanted.revived,
+                wanted.leaking,
             )
             if not stopped:
                 where = f"octave {octave + 1} of {OCTAVES}"

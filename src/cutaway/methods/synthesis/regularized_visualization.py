@@ -143,7 +143,7 @@ def regularized_visualization(
             Stride(rule, quiet.rate, progress=quiet.progress),
             quiet.steps,
             after=[lambda numbers, gradient, step: quiet.kept(canvas, numbers, gradient, step)],
-            revive=part.revived,
+            revive=part.leaking,
         )
 
     return (yield from drawing(wanted, canvas, ascent, spread=NOISE))

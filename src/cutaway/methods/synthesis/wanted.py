@@ -18,6 +18,8 @@ from cutaway.core.tap import Tap
 from cutaway.core.target import Target, score
 from cutaway.methods.units.cropping import cropping
 
+from .ascent import Leaks
+
 LEAK = 0.01
 """Share of the gradient that a shut ReLU lets pass where a unit is dead."""
 HELD = 67e6
@@ -58,28 +60,24 @@ class Wanted:
             held[None] = output
         return self.target.read(held), tap.maps(layer)
 
-    def revived(self, pixels: Tensor, dead: Tensor) -> Tensor:
-        """The same values; where `dead` is True every ReLU leaks a little gradient, so that a shut unit is reached.
+    def leaking(self, leaks: Leaks) -> backward_rules:
+        """While active every ReLU leaks a little gradient for the pictures that `leaks` names, so a shut unit is reached.
 
         Each shut gate on a way costs a factor of `LEAK`. What comes through first is therefore the gradient of the
         number before the unit's own ReLU, and where that is zero too, what other gates let through.
         """
 
-        leaks = torch.where(dead, LEAK, 0.0)
-
         def leaky(call: Call, signal: Tensor) -> tuple[Tensor | None, ...]:
-            if math.isinf(call.arguments["high"]):
-                own: Tensor | None = torch.ops.aten.threshold_backward(
-                    signal, call.inputs[0], 0
-                )  # plain, but at once
+            if math.isinf(call.arguments["high"]):  # plain, but at once
+                own: Tensor | None = torch.ops.aten.threshold_backward(signal, call.inputs[0], 0)
             else:
                 (own,) = plain(call, signal)
-            if own is None or len(signal) != len(dead):
+            if own is None or leaks.rows is None or len(signal) != len(leaks.rows):
                 return (own,)
-            return (own.lerp_(signal, leaks.to(own).view(-1, *(1,) * (own.ndim - 1))),)
+            share = torch.where(leaks.rows, LEAK, 0.0).to(own)
+            return (own.lerp_(signal, share.view(-1, *(1,) * (own.ndim - 1))),)
 
-        with backward_rules({Family.RELU: leaky}, self.model.network):
-            return self.values(pixels)
+        return backward_rules({Family.RELU: leaky}, self.model.network)
 
     @property
     def named(self) -> Target:
