@@ -44,16 +44,20 @@ def left_out(unread: Sequence[Unread], most: int = 10) -> tuple[str, ...]:
     >>> left_out([Unread(3, "a.jpg", "no picture"), Unread(3, "a.jpg", "no picture")])
     ('left out: a.jpg: no picture',)
     """
-    each = list({one.number: one for one in unread}.values())
+    each = _each(unread)
     named = tuple(f"left out: {one.name}: {one.reason}" for one in each[:most])
     return named + ((f"left out: {len(each) - most} more",) if len(each) > most else ())
 
 
 def none_read(unread: Sequence[Unread]) -> InputError:
     """The refusal where not one picture could be read."""
-    each = list({one.number: one for one in unread}.values())
+    each = _each(unread)
     first = f": {each[0].reason.partition('. Accepted')[0]}" if each else ""
     return InputError(f"none of {len(each)} pictures can be read{first}", "pictures", "another folder")
+
+
+def _each(unread: Sequence[Unread]) -> list[Unread]:
+    return list({one.number: one for one in unread}.values())
 
 
 class _Loaded(NamedTuple):

@@ -102,9 +102,8 @@ def _chart(result: Curves, label: str, lines: Sequence[int], width: int) -> Draw
     ways = [[box.at(float(a), float(b)) for a, b in zip(x, line, strict=True)] for line in values]
     for n, (i, way) in enumerate(zip(lines, ways, strict=True)):
         color = _COLORS[i % len(_COLORS)]
-        above = sum(
-            _together(way, later) for later in ways[n + 1 :]
-        )  # what lies under others shows beside them
+        # what lies under others shows beside them
+        above = sum(_together(way, later) for later in ways[n + 1 :])
         box.pen.line(way, fill=color, width=2 + 3 * above, joint="curve")
         ends.append((way[-1][1], result.names[i], color))
     if titled:

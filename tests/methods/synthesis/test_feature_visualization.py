@@ -143,6 +143,19 @@ def test_a_dead_target_among_others_is_said_wherever_portions_end(monkeypatch: p
     assert [r.evidence["dead steps"] for r in found[0]] == [3, 0, 3]
 
 
+def test_pictures_that_followed_a_leak_are_kept_beside_one_that_nothing_moves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    net = small()
+    with torch.no_grad():
+        net[3].bias[1] = -50  # only a leak reaches it
+        net[3].weight[6], net[3].bias[6] = 0, -1  # nothing does
+    monkeypatch.setattr(wanted, "HELD", 1.0)
+    shut, still = drawn(model(net), cutaway.channel("4", torch.tensor([1, 6])), steps=3, space="fourier")
+    assert shut.evidence["dead steps"] == still.evidence["dead steps"] == 3
+    assert np.abs(shut.values - still.values).max() > 1e-3
+
+
 def test_portions_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     m, target = model(small()), cutaway.channel("4", torch.arange(5))
     whole = drawn(m, target, steps=6, draws=2)

@@ -90,8 +90,7 @@ def taken(picture: Tensor, origin: Tensor, beyond: str) -> Tensor:
     """Pictures (S, C, H, W) read at places (S, H W, 2), bilinear; `beyond` their edge "zeros" or "border"."""
     high, wide = picture.shape[2:]
     share = (2 * origin + 1) / torch.tensor([high, wide], dtype=torch.float64) - 1
-    exact = picture.to(
-        torch.promote_types(picture.dtype, torch.float32)
-    )  # half precision would round the places
+    # half precision would round the places
+    exact = picture.to(torch.promote_types(picture.dtype, torch.float32))
     grid = share.flip(2).view(-1, high, wide, 2).to(exact)
     return F.grid_sample(exact, grid, padding_mode=beyond, align_corners=False).to(picture)

@@ -189,7 +189,7 @@ class Ascent:
             with torch.enable_grad(), opened:
                 return moved, self.goal(_laid(move(self.canvas.pixels(moved))))
 
-        leaks = Leaks() if bool(shut.any()) else None
+        leaks = Leaks() if self.revive is not None and bool(shut.any()) else None
         moved, value = read(leaks)
         gradient = _gradient(value, moved, keep=leaks is not None)
         dead = (gradient.flatten(1) == 0).all(1)

@@ -47,16 +47,17 @@ def drawing(
     values: list[Tensor] = []
     sure: list[Tensor] = []
     clipped: list[Tensor] = []
-    done = 0
+    done, moved = 0, False
     parts = list(wanted.portions(count, draws))
     for part in parts:
         random = torch.Generator().manual_seed(seed)
         begin = canvas.start(draws, spread, random)
         numbers = begin.repeat(part.rows // draws, *(1,) * (begin.ndim - 1))
         work = ascent(part)
-        nothing = part is parts[-1] and all(bool((d.dead >= d.steps).all()) for d in found)
-        steps = work.run(numbers, random, note=_named(part.named, part.rows), refuse=nothing)
+        last_hope = part is parts[-1] and not moved
+        steps = work.run(numbers, random, note=_named(part.named, part.rows), refuse=last_hope)
         drawn = yield from part_of(steps, done, part.rows, count * draws)
+        moved = moved or not torch.equal(drawn.numbers, numbers)
         if not drawn.steps and found:
             break
         done += part.rows
